@@ -1,0 +1,28 @@
+# What every run shares: hooks, logging, environment.
+default_scope = "effdense"
+launcher = "none"
+log_level = "INFO"
+resume = False
+load_from = None
+
+default_hooks = dict(
+    runtime_info=dict(type="RuntimeInfoHook", interval=50),
+    timer=dict(type="IterTimerHook"),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+    logger=dict(type="LoggerHook", interval=50),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    sync_buffers=dict(type="SyncBuffersHook"),
+    ema=dict(type="EMAHook", decay=0.9998),
+    checkpoint=dict(type="CheckpointHook", interval=1, max_keep=2, save_best="coco/AP"),
+    pictures=dict(type="PicturesHook", num_images=12),
+)
+log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)
+visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")])
+
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
+)
+randomness = dict(seed=0, deterministic=False)
+data_check = dict(enable=True, decode=0)  # files and annotations are checked before training; decode=N also decodes N images

@@ -1,0 +1,44 @@
+"""EfficientDet-D0 on the built-in shapes dataset: no download, a few minutes on a CPU. `make demo` runs this.
+
+Run:      python tools/train.py configs/effdet_b0_shapes.py
+"""
+
+_base_ = ["_base_/default_runtime.py", "_base_/schedules/adamw_short.py"]
+
+image_size = 160
+model = dict(type="DetectionModel", name="efficientdet_d0", anchor_scale=3.0, bn_momentum=0.1, encoder_bn_momentum=0.1)
+
+_splits = dict(train=600, val=101)
+_size = (160, 200)
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=2,
+    persistent_workers=True,
+    dataset=dict(
+        type="ShapesDetection",
+        split="train",
+        splits=_splits,
+        image_size=_size,
+        transforms=[dict(type="ScaleJitterCrop", scale=(0.8, 1.25)), dict(type="HorizontalFlip", prob=0.5)],
+    ),
+)
+val_dataloader = dict(
+    batch_size=16,
+    num_workers=2,
+    dataset=dict(
+        type="ShapesDetection",
+        split="val",
+        splits=_splits,
+        image_size=_size,
+        transforms=[dict(type="ResizePad")],
+    ),
+)
+val_evaluator = dict(type="CocoMetric", classwise=True)
+
+train_cfg = dict(max_epochs=12, val_interval=3)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+default_hooks = dict(
+    runtime_info=dict(interval=10),
+    logger=dict(interval=10),
+    ema=dict(decay=0.98),
+)

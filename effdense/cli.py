@@ -1,0 +1,126 @@
+"""The console script ``effdense``; ``tools/train.py`` and ``tools/test.py`` are doors to the same two verbs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from effdense.errors import EffdenseError
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    from effdense.engine.config import OptionsAction
+
+    parser.add_argument("--work-dir", help="folder for checkpoints, logs and pictures (default work_dirs/<config name>)")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=OptionsAction,
+        metavar="KEY=VALUE",
+        help="override config entries, e.g. train_cfg.max_epochs=10 optim_wrapper.optimizer.lr=0.01",
+    )
+    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="job launcher")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from effdense.engine.run import train
+
+    train(
+        arguments.config,
+        work_dir=arguments.work_dir,
+        resume=arguments.resume,
+        amp=arguments.amp,
+        auto_scale_lr=arguments.auto_scale_lr,
+        options=arguments.cfg_options,
+        launcher=arguments.launcher,
+    )
+
+
+def _test(arguments: argparse.Namespace) -> None:
+    from effdense.engine.run import test
+
+    test(
+        arguments.config,
+        arguments.checkpoint,
+        work_dir=arguments.work_dir,
+        split=arguments.split,
+        out=arguments.out,
+        show_dir=arguments.show_dir,
+        options=arguments.cfg_options,
+        launcher=arguments.launcher,
+    )
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from effdense import list_models
+
+    names = list_models(arguments.pattern)
+    print("\n".join(names) if names else f"no model matches {arguments.pattern!r}; effdense list shows all")
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from effdense import load
+
+    model = load(arguments.checkpoint)
+    for result in model.stream(arguments.source, score_threshold=arguments.score_threshold):
+        print(f"{result.path}: {result!r}")
+        if arguments.out_dir:
+            from pathlib import Path
+
+            result.save(Path(arguments.out_dir) / f"{Path(str(result.path)).stem}.jpg")
+
+
+def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The argument parser. The run options are only built for the verb that is called, since they import the engine."""
+    parser = argparse.ArgumentParser(prog="effdense", description="Efficient dense prediction: train, evaluate, predict.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+
+    train = verbs.add_parser("train", help="train a model as a config says")
+    train.add_argument("config", help="config file (Python code that is run: use files you trust)")
+    train.add_argument(
+        "--resume", nargs="?", const=True, default=False, metavar="PATH",
+        help="go on with the newest checkpoint of the work dir, or with PATH",
+    )  # fmt: skip
+    train.add_argument("--amp", action="store_true", help="mixed precision (bfloat16, or float16 on older GPUs)")
+    train.add_argument("--auto-scale-lr", action="store_true", help="scale the LR by batch / auto_scale_lr.base_batch_size")
+    train.set_defaults(run=_train)
+
+    test = verbs.add_parser("test", help="evaluate a checkpoint")
+    test.add_argument("config", help="config file (Python code that is run: use files you trust)")
+    test.add_argument("checkpoint", help="checkpoint or weight file")
+    test.add_argument("--split", choices=("val", "test", "train"), default="val", help="which split to score")
+    test.add_argument("--out", metavar="JSON", help="write the detections as COCO result JSON")
+    test.add_argument("--show-dir", metavar="DIR", help="write a truth-beside-prediction picture of every image")
+    test.set_defaults(run=_test)
+
+    predict = verbs.add_parser("predict", help="detect objects in images")
+    predict.add_argument("checkpoint", help="checkpoint or run folder")
+    predict.add_argument("source", help="image, folder or pattern")
+    predict.add_argument("--out-dir", metavar="DIR", help="write pictures here")
+    predict.add_argument("--score-threshold", type=float, default=0.3)
+    predict.set_defaults(run=_predict)
+
+    names = verbs.add_parser("list", help="list model names")
+    names.add_argument("pattern", nargs="?", default="*", help="shell-style pattern")
+    names.set_defaults(run=_list)
+
+    if verb in ("train", "test"):
+        _add_run_options({"train": train, "test": test}[verb])
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; an error a user can act on is one paragraph on stderr and exit code 2, not a traceback."""
+    arguments: Any = list(sys.argv[1:] if argv is None else argv)
+    parsed = build_parser(arguments[0] if arguments else None).parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except EffdenseError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+    return 0

@@ -1,0 +1,158 @@
+"""What is wrong with a data set, counted and named before any GPU time is spent.
+
+Readers collect :class:`Finding` objects in a :class:`DataReport`: errors stop a run, warnings say what was found and
+how it was handled. :func:`check_images` looks at the picture files behind the records.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from effdense.data.image_io import ImageFault, inspect_file, read_image
+from effdense.data.records import DetectionRecords
+from effdense.errors import ConfigError, DataError
+
+Severity = Literal["error", "warning"]
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of fault: how often it occurs and the first places where."""
+
+    severity: Severity
+    code: str
+    message: str
+    count: int
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        where = f" First: {', '.join(self.examples)}." if self.examples else ""
+        return f"[{self.code}] {self.count}x: {self.message}{where}"
+
+
+@dataclass
+class DataReport:
+    """Findings of one source (an annotation file, a folder), or of several merged."""
+
+    source: str = ""
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[Finding]:
+        """Findings that make the data unusable as it is."""
+        return [f for f in self.findings if f.severity == "error"]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """Findings that were handled; the message says how."""
+        return [f for f in self.findings if f.severity == "warning"]
+
+    def add(
+        self, severity: Severity, code: str, message: str, where: Iterable[object], *, count: int | None = None
+    ) -> None:
+        """Add a finding, one entry of ``where`` per occurrence (or an explicit ``count``); none adds nothing."""
+        places = [str(place) for place in where]
+        count = len(places) if count is None else count
+        if count:
+            self.findings.append(Finding(severity, code, message, count, tuple(places[:EXAMPLES])))
+
+    def merge(self, other: DataReport) -> DataReport:
+        """A report with the findings of both."""
+        sources = [s for s in (self.source, other.source) if s]
+        return DataReport(", ".join(dict.fromkeys(sources)), [*self.findings, *other.findings])
+
+    def raise_for_errors(self) -> None:
+        """Raise one DataError that lists every error; do nothing when there is none."""
+        if self.errors:
+            lines = "".join(f"\n  {finding}" for finding in self.errors)
+            raise DataError(f"{self.source or 'The data set'} cannot be used, {len(self.errors)} error(s):{lines}")
+
+    def summary(self) -> str:
+        """Several lines: the source, one line per finding, errors first, and the totals."""
+        lines = [f"  {f.severity} {f}" for f in [*self.errors, *self.warnings]]
+        errors, warnings = len(self.errors), len(self.warnings)
+        totals = f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
+        return "\n".join([self.source or "data set", *lines, totals])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-friendly form."""
+        return {"source": self.source, "findings": [asdict(f) for f in self.findings]}
+
+
+# Code -> (severity, what it means and what to do).
+_IMAGE_MESSAGES: dict[str, tuple[Severity, str]] = {
+    "missing-image": (
+        "error",
+        "picture files that the annotations name do not exist; correct image_dir or add them.",
+    ),
+    "empty-file": ("error", "picture files are empty (0 bytes); fetch them again."),
+    "not-an-image": ("error", "files are not pictures in a known format; replace them or take them out."),
+    "truncated-image": ("error", "picture files are cut short; fetch them again."),
+    "unreadable-image": ("error", "picture files are damaged or may not be read; fetch them again or mend the rights."),
+    "too-large": ("error", "pictures have more pixels than allowed; shrink them and their boxes."),
+    "size-mismatch": (
+        "error",
+        "pictures are not of the size that the annotation file gives, so the boxes would not fit; correct either.",
+    ),
+    "exif-rotated": (
+        "warning",
+        "pictures carry an EXIF rotation and their annotated size is that of the unrotated pixels; "
+        "they are read unrotated so that the boxes fit.",
+    ),
+}
+
+
+def check_images(records: DetectionRecords, *, decode: int | Literal["all"] = 0, workers: int = 4) -> DataReport:
+    """Look at every picture file of a split: there, not empty, a known format, whole, and of the annotated size.
+
+    Only headers and the last 4 kB are read, so 100 000 pictures are a matter of a minute.
+
+    Args:
+        records: the split.
+        decode: also decode the first so many pictures fully; "all" for every one.
+        workers: threads.
+
+    Raises:
+        ConfigError: ``decode`` or ``workers`` is not usable.
+    """
+    if decode != "all" and (not isinstance(decode, int) or decode < 0):
+        raise ConfigError(f"decode must be a number of pictures >= 0 or 'all', got {decode!r}.")
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}.")
+    full = len(records) if decode == "all" else decode
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(partial(_check_one, records, full), range(len(records))))
+    report = DataReport(str(records.annotation_file or records.image_dir))
+    for code, (severity, message) in _IMAGE_MESSAGES.items():
+        report.add(severity, code, message, _places(found, code))
+    return report
+
+
+def _places(found: Sequence[tuple[str, str] | None], code: str) -> list[str]:
+    return [item[1] for item in found if item is not None and item[0] == code]
+
+
+def _check_one(records: DetectionRecords, full: int, index: int) -> tuple[str, str] | None:
+    """(code, place) of the first fault of a picture, or None."""
+    path = records.path(index)
+    name = os.path.relpath(path, records.image_dir) if records.image_dir.parts else str(path)
+    height, width = records.sizes[index].tolist()
+    header = inspect_file(path)
+    if isinstance(header, ImageFault):
+        return header.code, f"{name} ({header.reason.rstrip('.')})" if header.code != "missing-image" else name
+    annotated = (height, width)
+    if annotated not in (header.size, header.oriented_size):
+        seen = header.oriented_size
+        return "size-mismatch", f"{name} is {seen[1]}x{seen[0]}, annotated {width}x{height}"
+    if index < full:
+        try:
+            read_image(path, expected_size=annotated)
+        except DataError as error:
+            return "unreadable-image", f"{name} ({str(error).removeprefix(f'{path.absolute()}: ').rstrip('.')})"
+    return ("exif-rotated", name) if annotated != header.oriented_size else None

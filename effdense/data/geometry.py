@@ -1,0 +1,286 @@
+"""Geometry of picture and boxes: every change is one 3x3 matrix, exact for the pixels that were really made.
+
+Coordinates are pixel edges, as in boxes: a picture w pixels wide spans 0..w and ``x_out = x_in * scale + offset``. The
+matrix of a sample maps original pixels to pixels of its present image, so its inverse brings predictions home.
+
+Sources: letterbox and jitter follow EfficientDet (google/automl efficientdet/dataloader.py, ``InputProcessor`` and
+``DetectionInputProcessor``). That code resizes the whole picture and then crops; here the visible window is cut out
+first, so a picture jittered to twice the size costs no more than the output.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar, cast
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from effdense.data.dataset import Sample
+from effdense.errors import ConfigError, ShapeError, did_you_mean
+
+Interpolation = Literal["auto", "linear", "area", "cubic"]
+Boxes = TypeVar("Boxes", NDArray[Any], Tensor)
+
+# ImageNet mean (0.485, 0.456, 0.406) * 255, rounded: nearly zero after normalisation, what Google's code pads with.
+MEAN_FILL = (124, 116, 104)
+_FLAGS = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC}
+MIN_SIDE_PX = 1.0
+
+
+def transform_boxes(boxes: Boxes, matrix: NDArray[Any] | Tensor) -> Boxes:
+    """Move boxes by a matrix; each result is the upright box around the moved corners.
+
+    Args:
+        boxes: (..., G, 4) xyxy px, numpy or torch, floating point.
+        matrix: (..., 3, 3) affine, pixel-edge coordinates; leading dimensions broadcast against those of ``boxes``.
+
+    Returns:
+        Same kind, dtype and shape as ``boxes``.
+
+    Raises:
+        ShapeError: last dimensions are not 4 and (3, 3).
+    """
+    if isinstance(boxes, np.ndarray):
+        return transform_boxes(torch.from_numpy(np.ascontiguousarray(boxes)), matrix).numpy()
+    affine = torch.as_tensor(matrix)
+    if boxes.shape[-1] != 4 or affine.shape[-2:] != (3, 3):
+        raise ShapeError(
+            f"Expected boxes (..., G, 4) and matrix (..., 3, 3), got {tuple(boxes.shape)} and {tuple(affine.shape)}."
+        )
+    work = torch.promote_types(boxes.dtype, torch.float32)
+    affine = affine.to(dtype=work, device=boxes.device)
+    points = boxes.to(work)[..., [0, 1, 2, 1, 0, 3, 2, 3]].reshape(*boxes.shape[:-1], 4, 2)
+    points = points @ affine[..., None, :2, :2].mT + affine[..., None, None, :2, 2]
+    return torch.cat([points.amin(-2), points.amax(-2)], -1).to(boxes.dtype)
+
+
+def invert_boxes(
+    boxes: Boxes, matrix: NDArray[Any] | Tensor, original_size: tuple[int, int] | NDArray[Any] | Tensor
+) -> Boxes:
+    """Bring boxes of a transformed picture back to original pixels and clip them to the original picture.
+
+    Args:
+        boxes: (..., G, 4) xyxy px of the transformed picture, numpy or torch.
+        matrix: (..., 3, 3) original px -> transformed px, as in ``Sample.matrix`` and ``DetectionBatch.matrices``.
+        original_size: (..., 2) height, width.
+
+    Returns:
+        Same kind, dtype and shape as ``boxes``; xyxy px of the original picture.
+    """
+    if isinstance(boxes, np.ndarray):
+        return invert_boxes(torch.from_numpy(np.ascontiguousarray(boxes)), matrix, original_size).numpy()
+    # Inverted in the matrix's own precision (float64), before the move to the precision and device of the boxes.
+    home = transform_boxes(boxes, torch.linalg.inv(torch.as_tensor(matrix)))
+    limit = torch.as_tensor(original_size).to(home)[..., None, [1, 0, 1, 0]]
+    return torch.minimum(home.clamp(min=0), limit)
+
+
+def resize_window(
+    image: NDArray[np.uint8],
+    window: tuple[int, int, int, int],
+    resized: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    fill: tuple[int, int, int] = MEAN_FILL,
+    interpolation: Interpolation = "auto",
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Cut a window out, resize it, put it top left on a canvas; what reaches beyond the canvas is cut off.
+
+    Args:
+        image: (h, w, 3) uint8.
+        window: x0, y0, x1, y1 px of ``image``, whole pixels.
+        resized: (height, width) px that the window is resized to.
+        size: (height, width) px of the canvas.
+        fill: RGB of the canvas.
+        interpolation: "auto" is area averaging when a side shrinks and linear otherwise; "linear" without antialiasing
+            is what Google's ``tf.image.resize`` does.
+
+    Returns:
+        The canvas and the (3, 3) matrix from px of ``image`` to px of the canvas.
+    """
+    x0, y0, x1, y1 = window
+    height, width = resized
+    scale_x, scale_y = width / (x1 - x0), height / (y1 - y0)
+    part = image[y0:y1, x0:x1]
+    if (height, width) != part.shape[:2]:
+        chosen = ("area" if min(scale_x, scale_y) < 1 else "linear") if interpolation == "auto" else interpolation
+        part = cast(NDArray[np.uint8], cv2.resize(part, (width, height), interpolation=_FLAGS[chosen]))
+    part = part[: size[0], : size[1]]
+    below, right = size[0] - part.shape[0], size[1] - part.shape[1]
+    canvas = cv2.copyMakeBorder(part, 0, below, 0, right, cv2.BORDER_CONSTANT, value=fill)
+    matrix = np.array([[scale_x, 0, -x0 * scale_x], [0, scale_y, -y0 * scale_y], [0, 0, 1]], np.float64)
+    return cast(NDArray[np.uint8], canvas), matrix
+
+
+def move_sample(
+    sample: Sample,
+    image: NDArray[np.uint8],
+    matrix: NDArray[np.float64],
+    *,
+    visible: tuple[int, int],
+    min_visible: float,
+) -> Sample:
+    """The sample with a new image and its boxes moved along, clipped to ``visible`` (height, width) px.
+
+    Boxes narrower or lower than 1 px afterwards, without area, or with less than ``min_visible`` of their area left go,
+    along with their labels.
+    """
+    moved = transform_boxes(sample["boxes"].astype(np.float64), matrix)
+    clipped = np.clip(moved, 0, np.array([visible[1], visible[0]] * 2, np.float64))
+    sides, full = clipped[:, 2:] - clipped[:, :2], moved[:, 2:] - moved[:, :2]
+    keep = (sides >= MIN_SIDE_PX).all(1) & (sides.prod(1) >= min_visible * full.prod(1))
+    result = sample.copy()
+    result["image"] = image
+    result["boxes"] = clipped[keep].astype(np.float32)
+    result["labels"] = sample["labels"][keep]
+    result["matrix"] = matrix @ sample["matrix"]
+    return result
+
+
+class ResizePad:
+    """Letterbox: resize to fit with the aspect kept, top left on a canvas of fixed size.
+
+    Args:
+        size: px of the result, one number for a square or (height, width).
+        fill: RGB of the canvas beyond the picture.
+        interpolation: see :func:`resize_window`.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int],
+        *,
+        fill: tuple[int, int, int] = MEAN_FILL,
+        interpolation: Interpolation = "auto",
+    ) -> None:
+        self.size = check_size(size)
+        self.fill = _check_fill(fill)
+        self.interpolation = _check_interpolation(interpolation)
+
+    def __call__(self, sample: Sample, generator: np.random.Generator | None = None) -> Sample:
+        height, width = sample["image"].shape[:2]
+        scale = min(self.size[0] / height, self.size[1] / width)
+        resized = (max(1, round(height * scale)), max(1, round(width * scale)))
+        image, matrix = resize_window(
+            sample["image"], (0, 0, width, height), resized, self.size, fill=self.fill, interpolation=self.interpolation
+        )
+        return move_sample(sample, image, matrix, visible=resized, min_visible=0.0)
+
+    def __repr__(self) -> str:
+        return f"ResizePad(size={self.size}, fill={self.fill}, interpolation={self.interpolation!r})"
+
+
+class ScaleJitterCrop:
+    """Training geometry of EfficientDet: letterbox to a randomly scaled target, then a random crop of the real target.
+
+    A factor f is drawn uniformly from ``scale``; the picture is resized to fit f * size, a window of at most ``size``
+    is cut out at random, and the rest is filled right and below.
+
+    Args:
+        size: px of the result, one number for a square or (height, width).
+        scale: lowest and highest f; (0.1, 2.0) is EfficientDet's (section 5.1, automl ``jitter_min``, ``jitter_max``).
+        fill: RGB beyond the picture.
+        min_visible: boxes with less of their area inside the window are dropped; 0 keeps all, as Google's code does.
+        interpolation: see :func:`resize_window`.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int],
+        *,
+        scale: tuple[float, float] = (0.1, 2.0),
+        fill: tuple[int, int, int] = MEAN_FILL,
+        min_visible: float = 0.0,
+        interpolation: Interpolation = "auto",
+    ) -> None:
+        low, high = scale
+        if not 0 < low <= high:
+            raise ConfigError(f"scale must be (low, high) with 0 < low <= high, got {scale}.")
+        if not 0 <= min_visible <= 1:
+            raise ConfigError(f"min_visible is a share of the box area, 0..1, got {min_visible}.")
+        self.size = check_size(size)
+        self.scale = (float(low), float(high))
+        self.fill = _check_fill(fill)
+        self.min_visible = min_visible
+        self.interpolation = _check_interpolation(interpolation)
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        height, width = sample["image"].shape[:2]
+        scale = generator.uniform(*self.scale) * min(self.size[0] / height, self.size[1] / width)
+        y0, y1, resized_y = _random_window(height, self.size[0], scale, generator)
+        x0, x1, resized_x = _random_window(width, self.size[1], scale, generator)
+        image, matrix = resize_window(
+            sample["image"],
+            (x0, y0, x1, y1),
+            (resized_y, resized_x),
+            self.size,
+            fill=self.fill,
+            interpolation=self.interpolation,
+        )
+        visible = (min(resized_y, self.size[0]), min(resized_x, self.size[1]))
+        return move_sample(sample, image, matrix, visible=visible, min_visible=self.min_visible)
+
+    def __repr__(self) -> str:
+        return (
+            f"ScaleJitterCrop(size={self.size}, scale={self.scale}, fill={self.fill}, min_visible={self.min_visible}, "
+            f"interpolation={self.interpolation!r})"
+        )
+
+
+def _random_window(length: int, target: int, scale: float, generator: np.random.Generator) -> tuple[int, int, int]:
+    """Start and end of a window of whole source pixels on one axis, and the length it is resized to.
+
+    The window covers the target with up to one source pixel to spare (cut off later), so the aspect stays true even
+    where one source pixel becomes many.
+    """
+    covered = min(length, max(1, int(np.ceil(target / scale))))
+    start = int(generator.integers(0, length - covered + 1))
+    return start, start + covered, max(1, round(covered * scale))
+
+
+class HorizontalFlip:
+    """Mirror left and right with probability ``prob``."""
+
+    def __init__(self, prob: float = 0.5) -> None:
+        if not 0 <= prob <= 1:
+            raise ConfigError(f"prob must be in 0..1, got {prob}.")
+        self.prob = prob
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        if generator.random() >= self.prob:
+            return sample
+        size = sample["image"].shape[:2]
+        matrix = np.array([[-1, 0, size[1]], [0, 1, 0], [0, 0, 1]], np.float64)
+        image = cast(NDArray[np.uint8], cv2.flip(sample["image"], 1))
+        result = sample.copy()
+        result["image"] = image
+        result["boxes"] = transform_boxes(sample["boxes"], matrix)
+        result["matrix"] = matrix @ sample["matrix"]
+        return result
+
+    def __repr__(self) -> str:
+        return f"HorizontalFlip(prob={self.prob})"
+
+
+def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) from one number or a pair; ConfigError unless whole and positive."""
+    pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in pair):
+        raise ConfigError(f"size must be a positive whole number or (height, width), got {size!r}.")
+    return pair
+
+
+def _check_fill(fill: tuple[int, int, int]) -> tuple[int, int, int]:
+    if len(fill) != 3 or any(not 0 <= int(v) <= 255 for v in fill):
+        raise ConfigError(f"fill must be three numbers 0..255 (RGB), got {fill!r}.")
+    return int(fill[0]), int(fill[1]), int(fill[2])
+
+
+def _check_interpolation(name: str) -> Interpolation:
+    known = ("auto", *_FLAGS)
+    if name not in known:
+        raise ConfigError(f"interpolation must be one of {known}, got {name!r}.{did_you_mean(str(name), known)}")
+    return cast(Interpolation, name)

@@ -1,0 +1,224 @@
+"""Annotations in memory: a class map and one flat, compact record store that every reader fills.
+
+A reader (COCO today) turns its format into :class:`DetectionRecords`; nothing behind this line knows about files again.
+Symbols: N images, M boxes over all images, G boxes of one image, K classes. Boxes are ``xyxy`` float32, pixels of the
+original image; labels are 0..K-1 in the order of the category ids.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effdense.errors import DataError
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Class names and the category ids of the annotation file, both in label order (ascending category id).
+
+    Args:
+        names: K class names, unique.
+        category_ids: K ids, strictly ascending; gaps are fine (COCO's 80 classes use 1..90).
+
+    Raises:
+        DataError: lengths differ, names repeat, ids do not ascend, or there is no class.
+    """
+
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.names or len(self.names) != len(self.category_ids):
+            raise DataError(
+                f"A class map needs at least one class and as many names as category ids, "
+                f"got {len(self.names)} names and {len(self.category_ids)} ids."
+            )
+        if len(set(self.names)) != len(self.names):
+            repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise DataError(f"Class names must be unique, these repeat: {repeated}. Rename one of each.")
+        if any(a >= b for a, b in zip(self.category_ids, self.category_ids[1:], strict=False)):
+            raise DataError(f"Category ids must be strictly ascending, got {self.category_ids}. Sort classes by id.")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def label(self, category_id: int) -> int:
+        """Label 0..K-1 of a category id; DataError when the id is unknown."""
+        position = bisect_left(self.category_ids, category_id)
+        if position == len(self) or self.category_ids[position] != category_id:
+            raise DataError(f"Category id {category_id} is not in the class map; known ids: {list(self.category_ids)}.")
+        return position
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-friendly form, for checkpoints and exported files."""
+        return {"names": list(self.names), "category_ids": list(self.category_ids)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> ClassMap:
+        """Inverse of :meth:`to_dict`; DataError when a key is missing."""
+        missing = {"names", "category_ids"} - content.keys()
+        if missing:
+            raise DataError(f"A class map dict needs 'names' and 'category_ids', missing: {sorted(missing)}.")
+        return cls(tuple(str(n) for n in content["names"]), tuple(int(i) for i in content["category_ids"]))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageRecord:
+    """One image and its annotations.
+
+    Fields: ``boxes`` (G, 4) float32 xyxy px of the original image, inside it; ``labels`` (G,) int64; ``is_crowd`` (G,)
+    bool (a region of many objects: not trained on, ignored in evaluation); ``annotation_ids`` (G,) int64; ``areas``
+    (G,) float32 px, the annotated (mask) area by which COCO sorts small, medium and large.
+    """
+
+    image_id: int
+    path: Path
+    width: int
+    height: int
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    is_crowd: NDArray[np.bool_]
+    annotation_ids: NDArray[np.int64]
+    areas: NDArray[np.float32]
+
+
+class PackedStrings:
+    """A read-only list of strings in two arrays: no Python object per string, so forked workers share the pages."""
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        encoded = [s.encode("utf-8", "surrogateescape") for s in strings]
+        self.offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(e) for e in encoded], out=self.offsets[1:])
+        self.buffer = np.frombuffer(b"".join(encoded), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        index = range(len(self))[index]
+        part = self.buffer[self.offsets[index] : self.offsets[index + 1]]
+        return part.tobytes().decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionRecords:
+    """All images of a split. ``len(records)`` is N, ``records[i]`` an :class:`ImageRecord` (views: copy to edit).
+
+    Everything is flat numpy, about 33 bytes per box, so a million boxes take 33 MB, pickle fast and are not copied by
+    forked workers. Boxes of image i are rows ``offsets[i]:offsets[i + 1]``.
+    """
+
+    class_map: ClassMap
+    image_dir: Path
+    names: PackedStrings = field(repr=False)
+    image_ids: NDArray[np.int64] = field(repr=False)  # (N,)
+    sizes: NDArray[np.int32] = field(repr=False)  # (N, 2) height, width
+    offsets: NDArray[np.int64] = field(repr=False)  # (N + 1,)
+    boxes: NDArray[np.float32] = field(repr=False)  # (M, 4) xyxy px original
+    labels: NDArray[np.int32] = field(repr=False)  # (M,)
+    is_crowd: NDArray[np.bool_] = field(repr=False)  # (M,)
+    annotation_ids: NDArray[np.int64] = field(repr=False)  # (M,)
+    areas: NDArray[np.float32] = field(repr=False)  # (M,) px
+    annotation_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        images, boxes = len(self.image_ids), len(self.boxes)
+        lengths = [len(self.names), len(self.sizes), len(self.offsets) - 1]
+        flat = [len(self.labels), len(self.is_crowd), len(self.annotation_ids), len(self.areas), int(self.offsets[-1])]
+        if any(n != images for n in lengths) or any(n != boxes for n in flat):
+            raise DataError(f"Record arrays disagree: {images} images against {lengths}, {boxes} boxes against {flat}.")
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> ImageRecord:
+        index = range(len(self))[index]
+        rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        height, width = self.sizes[index].tolist()
+        return ImageRecord(
+            image_id=int(self.image_ids[index]),
+            path=self.path(index),
+            width=width,
+            height=height,
+            boxes=self.boxes[rows],
+            labels=self.labels[rows].astype(np.int64),
+            is_crowd=self.is_crowd[rows],
+            annotation_ids=self.annotation_ids[rows],
+            areas=self.areas[rows],
+        )
+
+    def path(self, index: int) -> Path:
+        """Image file of record ``index``."""
+        return self.image_dir / self.names[index]
+
+    def class_counts(self) -> NDArray[np.int64]:
+        """Instances per class without crowds, (K,)."""
+        return np.bincount(self.labels[~self.is_crowd], minlength=len(self.class_map))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the arrays."""
+        own: list[NDArray[Any]] = [
+            self.image_ids,
+            self.sizes,
+            self.offsets,
+            self.boxes,
+            self.labels,
+            self.is_crowd,
+            self.annotation_ids,
+        ]
+        own += [self.areas, self.names.buffer, self.names.offsets]
+        return sum(a.nbytes for a in own)
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> DetectionRecords:
+        """The same split with only these images, in this order."""
+        chosen = np.asarray(indices, np.int64)
+        counts = np.diff(self.offsets)[chosen]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        # Row numbers of all chosen images: position within the output, moved by (old start - new start) of its image.
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], counts)
+        return DetectionRecords(
+            class_map=self.class_map,
+            image_dir=self.image_dir,
+            names=PackedStrings(self.names[int(i)] for i in chosen),
+            image_ids=self.image_ids[chosen],
+            sizes=self.sizes[chosen],
+            offsets=offsets,
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            is_crowd=self.is_crowd[rows],
+            annotation_ids=self.annotation_ids[rows],
+            areas=self.areas[rows],
+            annotation_file=self.annotation_file,
+        )
+
+    @classmethod
+    def from_images(
+        cls, images: Sequence[ImageRecord], class_map: ClassMap, *, annotation_file: Path | None = None
+    ) -> DetectionRecords:
+        """Pack single records, e.g. those of a reader that walks one file per image."""
+
+        def flat(arrays: list[Any], dtype: Any, shape: tuple[int, ...]) -> Any:
+            return np.concatenate([np.zeros(shape, dtype), *arrays]).astype(dtype)
+
+        return cls(
+            class_map=class_map,
+            image_dir=Path(),
+            names=PackedStrings(str(r.path) for r in images),
+            image_ids=np.array([r.image_id for r in images], np.int64),
+            sizes=np.array([(r.height, r.width) for r in images], np.int32).reshape(-1, 2),
+            offsets=np.concatenate([[0], np.cumsum([len(r.boxes) for r in images])]).astype(np.int64),
+            boxes=flat([r.boxes for r in images], np.float32, (0, 4)),
+            labels=flat([r.labels for r in images], np.int32, (0,)),
+            is_crowd=flat([r.is_crowd for r in images], np.bool_, (0,)),
+            annotation_ids=flat([r.annotation_ids for r in images], np.int64, (0,)),
+            areas=flat([r.areas for r in images], np.float32, (0,)),
+            annotation_file=annotation_file,
+        )

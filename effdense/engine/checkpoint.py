@@ -1,0 +1,146 @@
+"""Checkpoint files: our own versioned plain dict, written atomically, readable with ``weights_only=True`` and without mmengine.
+
+Layout (``format`` "effdense/1"):
+    state_dict: the weights that were validated (the moving average where there is one), in the network's own names
+    train_state_dict: the weights being optimised, where they differ from the above
+    meta: JSON-plain: model and its arguments, classes, category ids, mean/std, image size, epoch, iter, metrics, versions
+    optimizer, param_schedulers, ema, rng, progress: what resuming needs
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effdense.errors import WeightsError
+from effdense.models.weights.load import read_checkpoint
+
+FORMAT = "effdense/1"
+POINTER = "last_checkpoint"
+
+
+def plain(value: Any) -> Any:
+    """``value`` with nothing but tensors and builtin containers and scalars, so that ``weights_only=True`` reads it back.
+
+    Raises: TypeError naming the type that has no plain form.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        # torch cannot hold every unsigned type; 64 signed bits hold uint32 RNG keys.
+        return torch.from_numpy(value.astype(np.int64) if value.dtype.kind == "u" and value.dtype != np.uint8 else value)
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = [plain(item) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, bool) or value is None:
+        return value
+    for kind in (str, int, float):  # subclasses (torch's version string) become the builtin
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, os.PathLike):
+        return str(value)
+    raise TypeError(f"a checkpoint holds tensors and plain data only, not {type(value).__name__}")
+
+
+def rng_state() -> dict[str, Any]:
+    """State of the Python, NumPy and torch generators of this process."""
+    state = {"python": random.getstate(), "numpy": np.random.get_state(legacy=False), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return plain(state)
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Inverse of ``rng_state``."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    numpy_state = {**state["numpy"], "state": dict(state["numpy"]["state"])}
+    numpy_state["state"]["key"] = numpy_state["state"]["key"].cpu().numpy().astype(np.uint32)
+    np.random.set_state(numpy_state)
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def save_atomically(content: Any, path: Path) -> None:
+    """Write beside, flush to disk, rename: at any moment ``path`` is the old file or the whole new one."""
+    temporary = path.with_name(f".{path.name}.tmp.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_pointer(folder: Path, checkpoint: Path) -> None:
+    """Make ``folder/last_checkpoint`` name ``checkpoint``, relative to the folder so that a moved run still resumes."""
+    temporary = folder / f".{POINTER}.tmp.{os.getpid()}"
+    temporary.write_text(os.path.relpath(checkpoint, folder))
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / POINTER)
+    _sync_folder(folder)
+
+
+def find_last(folder: Path) -> Path | None:
+    """The newest checkpoint that can be read: what the pointer names, else the latest ``epoch_N.pth``; None if there is none."""
+    candidates: list[Path] = []
+    pointer = folder / POINTER
+    if pointer.is_file():
+        text = pointer.read_text().strip()
+        if text:
+            candidates.append(folder / text)
+    candidates += sorted(folder.glob("epoch_*.pth"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for candidate in candidates:
+        if candidate.is_file():
+            try:
+                load(candidate)
+            except WeightsError:
+                continue
+            return candidate
+    return None
+
+
+def remove_stale(folder: Path) -> None:
+    """Delete what a killed save left behind."""
+    for file in folder.glob(".*.tmp.*"):
+        file.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint of ours onto the CPU.
+
+    Raises: WeightsError when the file is missing, damaged, holds code, or is no effdense checkpoint.
+    """
+    content = read_checkpoint(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise WeightsError(
+            f"{path} is no effdense checkpoint (format {found!r}, expected {FORMAT!r}). Plain weights can start a run as "
+            "--cfg-options load_from=PATH."
+        )
+    return content
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,217 @@
+"""Config sections to checked datasets and loaders.
+
+The training split decides the class map; validation must agree with it, and the model gets its number of classes from it, so
+that ids, names and channels cannot drift apart. Everything is checked here, before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from effdense.data import (
+    ClassMap,
+    DataReport,
+    DetectionDataset,
+    DetectionRecords,
+    EvalSampler,
+    TrainSampler,
+    check_images,
+    collate_detection,
+    geometry,
+    paths,
+    read_coco,
+)
+from effdense.data.dataset import init_worker
+from effdense.data.shapes import shapes_root, write_shapes
+from effdense.engine.distributed import on_main_then_all, rank_and_world
+from effdense.engine.registry import DATASETS, TRANSFORMS, resolve
+from effdense.errors import ConfigError, DataError
+
+for _transform in (geometry.ResizePad, geometry.ScaleJitterCrop, geometry.HorizontalFlip):
+    TRANSFORMS.register_module(module=_transform)
+
+
+@DATASETS.register_module()
+def CocoDetection(  # noqa: N802  (a config type name)
+    *,
+    root: str,
+    ann_file: str,
+    image_dir: str,
+    transforms: Sequence[Mapping[str, Any]] = (),
+    classes: Sequence[str] | None = None,
+    class_map: ClassMap | None = None,
+    keep_empty: bool = True,
+) -> tuple[DetectionRecords, DataReport]:
+    """A COCO-format split.
+
+    Args:
+        root: dataset folder, relative to ``EFFDENSE_DATA`` (default ``data/``) or absolute.
+        ann_file, image_dir: annotation JSON and image folder, relative to ``root``.
+        transforms: list of transform configs; a missing ``size`` is the config's ``image_size``.
+        classes: names of the classes to use, default all.
+        keep_empty: keep images without objects.
+    """
+    folder = paths.require_dir(paths.resolve(root), "dataset root")
+    return read_coco(
+        folder / ann_file, folder / image_dir, classes=classes, class_map=class_map, keep_empty=keep_empty
+    )
+
+
+@DATASETS.register_module()
+def ShapesDetection(  # noqa: N802  (a config type name)
+    *,
+    split: str,
+    root: str = "shapes",
+    splits: Mapping[str, int] | None = None,
+    image_size: int | Sequence[int] = 256,
+    seed: int = 0,
+    max_objects: int = 6,
+    transforms: Sequence[Mapping[str, Any]] = (),
+    classes: Sequence[str] | None = None,
+    class_map: ClassMap | None = None,
+    keep_empty: bool = True,
+) -> tuple[DetectionRecords, DataReport]:
+    """The built-in generated dataset; written on first use, reused after.
+
+    Args:
+        split: which of ``splits``. splits: images per split. image_size: px, or (smallest, largest) side.
+        The rest as in ``effdense.data.shapes.write_shapes`` and ``CocoDetection``.
+    """
+    size = image_size if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
+
+    def generate() -> str:
+        counts = dict(splits or {"train": 400, "val": 101})
+        return str(write_shapes(shapes_root(root), splits=counts, image_size=size, seed=seed, max_objects=max_objects))
+
+    folder = Path(on_main_then_all(generate))
+    return read_coco(
+        folder / "annotations" / f"instances_{split}.json",
+        folder / split,
+        classes=classes,
+        class_map=class_map,
+        keep_empty=keep_empty,
+    )
+
+
+@dataclass
+class Split:
+    """One split ready for use: its dataset, what was found in it, and the loader's config."""
+
+    name: str
+    dataset: DetectionDataset
+    records: DetectionRecords
+    report: DataReport
+    loader: dict[str, Any]
+
+
+def build_transforms(configs: Sequence[Mapping[str, Any]], image_size: int | Sequence[int], where: str) -> list[Any]:
+    """Transforms from their configs; ``size`` defaults to the config's ``image_size``."""
+    size = image_size if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
+    built = []
+    for i, config in enumerate(configs):
+        options = dict(config)
+        target = resolve(TRANSFORMS, options.pop("type"), f"{where}.{i}")
+        if target in (geometry.ResizePad, geometry.ScaleJitterCrop):
+            options.setdefault("size", size)
+        for key in ("size", "scale", "fill"):
+            if isinstance(options.get(key), list):
+                options[key] = tuple(options[key])
+        built.append(target(**options))
+    return built
+
+
+def build_split(cfg: Mapping[str, Any], name: str, *, seed: int, class_map: ClassMap | None = None) -> Split:
+    """Read and check the annotations of ``cfg['<name>_dataloader']``.
+
+    Raises: DataError listing every error found, ConfigError for a section that is missing.
+    """
+    section = cfg.get(f"{name}_dataloader")
+    if not section:
+        raise ConfigError(f"the config has no {name}_dataloader section.")
+    loader = dict(section)
+    dataset = dict(loader.pop("dataset"))
+    where = f"{name}_dataloader.dataset"
+    reader = resolve(DATASETS, dataset.pop("type"), where)
+    transforms = build_transforms(dataset.get("transforms", ()), cfg["image_size"], f"{where}.transforms")
+    dataset.setdefault("classes", cfg.get("classes"))
+    records, report = reader(**dataset, class_map=class_map)
+    _raise_errors(name, report)
+    training = name == "train"
+    if training and len(records.labels) == 0:
+        raise DataError(
+            f"{name} split {records.annotation_file}: {len(records)} images but not one annotation; there is nothing to learn. "
+            "Check that the annotation file belongs to these images."
+        )
+    check = dict(cfg.get("data_check") or {})
+    if check.get("enable", True):
+        report = report.merge(check_images(records, decode=check.get("decode", 0)))
+        _raise_errors(name, report)
+    return Split(name, DetectionDataset(records, transforms, seed=seed, training=training), records, report, loader)
+
+
+def _raise_errors(name: str, report: DataReport) -> None:
+    if report.errors:
+        try:
+            report.raise_for_errors()
+        except DataError as error:
+            raise DataError(f"{name} split: {error}") from None
+
+
+def build_loader(split: Split, *, seed: int, training: bool) -> DataLoader[Any]:
+    """The DataLoader of a split for this rank.
+
+    Training: every rank gets its share of one seeded permutation per epoch and full batches only. Evaluation: whole batches
+    are dealt to the ranks, so nothing is padded or counted twice and each batch is the one a single process would see.
+    """
+    rank, world = rank_and_world()
+    options = dict(split.loader)
+    batch_size = options.pop("batch_size", 1)
+    shuffle = options.pop("shuffle", training)
+    workers = options.get("num_workers", 0)
+    if workers == 0:
+        for key in ("persistent_workers", "prefetch_factor", "timeout"):
+            options.pop(key, None)
+    sampler: Any
+    if training:
+        sampler = TrainSampler(split.dataset, seed=seed, shuffle=shuffle, rank=rank, world_size=world)
+        if len(sampler) < batch_size and options.get("drop_last", True):
+            raise ConfigError(
+                f"train_dataloader.batch_size {batch_size} exceeds the {len(sampler)} training images per process; "
+                "lower it (or set train_dataloader.drop_last=False)."
+            )
+        options.setdefault("drop_last", True)
+    else:
+        sampler = EvalSampler(len(split.dataset), batch_size, rank=rank, world_size=world)
+        options["drop_last"] = False
+    options.setdefault("pin_memory", torch.cuda.is_available())
+    return DataLoader(
+        split.dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        collate_fn=collate_detection,
+        worker_init_fn=init_worker,
+        # A generator of its own: iterating a loader must not consume the global random stream.
+        generator=torch.Generator().manual_seed(seed),
+        **options,
+    )
+
+
+def check_class_count(num_classes: int | None, class_map: ClassMap, where: Any) -> int:
+    """The model's number of classes: from the data, or the config's own if it agrees.
+
+    Raises: ConfigError naming both numbers and the annotation file.
+    """
+    found = len(class_map)
+    if num_classes is not None and num_classes != found:
+        raise ConfigError(
+            f"model.num_classes is {num_classes}, but the training annotations {where} define {found} classes "
+            f"({', '.join(class_map.names[:5])}{', ...' if found > 5 else ''}). Remove model.num_classes to take the data's, or "
+            "select classes with classes=[...]."
+        )
+    return found

@@ -1,0 +1,89 @@
+"""Save what a run needs to go on and what its user wants to keep: ``epoch_N.pth`` and ``best.pth``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import Hook
+
+from effdense.engine import checkpoint as files
+from effdense.engine.distributed import rank_and_world
+from effdense.engine.registry import HOOKS
+from effdense.errors import ConfigError
+
+
+@HOOKS.register_module()
+class CheckpointHook(Hook):
+    """Write checkpoints into the work dir.
+
+    Args:
+        interval: epochs between ``epoch_N.pth``; the last epoch is always saved.
+        max_keep: how many ``epoch_N.pth`` to keep; 0 keeps all.
+        save_best: metric whose best value is kept as ``best.pth`` (weights and metadata), None for none.
+        greater_is_better: direction of ``save_best``.
+
+    The new file is complete on disk before the pointer moves to it, and the pointer moves before an old file goes, so a kill
+    at any point leaves a checkpoint that resumes.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(
+        self,
+        interval: int = 1,
+        max_keep: int = 2,
+        save_best: str | None = "coco/AP",
+        greater_is_better: bool = True,
+    ) -> None:
+        if interval < 1 or max_keep < 0:
+            raise ConfigError(f"CheckpointHook needs interval >= 1 and max_keep >= 0, got {interval} and {max_keep}.")
+        self.interval = interval
+        self.max_keep = max_keep
+        self.save_best = save_best
+        self.greater_is_better = greater_is_better
+
+    def before_train(self, runner: Any) -> None:
+        if rank_and_world()[0] == 0:
+            files.remove_stale(Path(runner.work_dir))
+
+    def after_train_epoch(self, runner: Any) -> None:
+        if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
+            return
+        folder = Path(runner.work_dir)
+        path = folder / f"epoch_{runner.epoch + 1}.pth"
+        runner.write_checkpoint(path, epoch=runner.epoch + 1, training_state=True)
+        if rank_and_world()[0] == 0:
+            files.write_pointer(folder, path)
+            self._drop_old(folder, path)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        if self.save_best is None or not metrics or not runner.is_training_run:
+            return
+        if self.save_best not in metrics:
+            raise ConfigError(
+                f"default_hooks.checkpoint.save_best is {self.save_best!r}, but validation reports {sorted(metrics)[:12]}."
+            )
+        value = float(metrics[self.save_best])
+        best = runner.progress.get("best_score")
+        sign = 1.0 if self.greater_is_better else -1.0
+        if math.isnan(value) or (best is not None and sign * value <= sign * best):
+            return
+        runner.progress["best_score"] = value
+        runner.progress["best_epoch"] = runner.epoch
+        path = Path(runner.work_dir) / "best.pth"
+        runner.write_checkpoint(path, epoch=runner.epoch, training_state=False, metrics=metrics)
+        runner.logger.info(f"best {self.save_best} {value:.4f} at epoch {runner.epoch}: {path.name}")
+
+    def _drop_old(self, folder: Path, newest: Path) -> None:
+        if self.max_keep == 0:
+            return
+        saved = sorted(folder.glob("epoch_*.pth"), key=_epoch_of)
+        for old in [path for path in saved if path != newest][: max(0, len(saved) - self.max_keep)]:
+            old.unlink(missing_ok=True)
+
+
+def _epoch_of(path: Path) -> int:
+    number = path.stem.removeprefix("epoch_")
+    return int(number) if number.isdigit() else -1

@@ -1,0 +1,109 @@
+"""mmengine shells around ``effdense.evaluation``: gather over ranks, account for every sample, compute once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.evaluator import BaseMetric
+
+from effdense.data import ClassMap
+from effdense.data.image_io import write_bytes_atomically
+from effdense.engine.distributed import gather_objects, on_main_then_all
+from effdense.engine.registry import METRICS
+from effdense.errors import ConfigError, DataError
+from effdense.evaluation import CocoScores, evaluate_coco
+
+
+@METRICS.register_module()
+class CocoMetric(BaseMetric):
+    """COCO average precision of boxes.
+
+    Args:
+        backend: ``pycocotools`` (the reference) or ``faster``.
+        dump: write all detections as COCO result JSON to this path.
+        classwise: also report AP of each class.
+
+    Exactly one entry per sample is required over all ranks: a missing or doubled one is an error, not a wrong number. The
+    engine sets ``annotation_file`` and ``class_map`` from the split that is evaluated.
+    """
+
+    default_prefix = "coco"
+
+    def __init__(
+        self, *, backend: str = "pycocotools", dump: str | None = None, classwise: bool = False, prefix: str | None = None
+    ) -> None:
+        super().__init__(prefix=prefix)
+        self.backend = backend
+        self.dump = dump
+        self.classwise = classwise
+        self.ground_truth: dict[str, Any] | None = None
+        self.class_map: ClassMap | None = None
+        self.image_ids: list[int] = []
+        self.scores: CocoScores | None = None
+
+    def bind(self, annotation_file: Path, class_map: ClassMap, image_ids: Sequence[int]) -> None:
+        """Say what is evaluated: annotation JSON, the classes of it that the model knows, and the images scored."""
+        content = json.loads(Path(annotation_file).read_text())
+        known = set(class_map.category_ids)
+        self.ground_truth = {
+            "images": content["images"],
+            "categories": [c for c in content["categories"] if c["id"] in known],
+            "annotations": [a for a in content["annotations"] if a["category_id"] in known],
+        }
+        self.class_map = class_map
+        self.image_ids = [int(i) for i in image_ids]
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        if self.class_map is None:
+            raise ConfigError("CocoMetric was not bound to a split; run it through effdense.engine.")
+        for sample in data_samples:
+            boxes = sample["boxes"].double()
+            boxes[:, 2:] -= boxes[:, :2]
+            self.results.append(
+                {
+                    "index": int(sample["index"]),
+                    "image_id": int(sample["image_id"]),
+                    "boxes": boxes.tolist(),
+                    "scores": sample["scores"].double().tolist(),
+                    "labels": sample["labels"].tolist(),
+                }
+            )
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Gather, check that each of ``size`` samples came exactly once, and score on rank 0."""
+        parts = gather_objects(self.results)
+        self.results = []
+        entries = sorted((entry for part in parts for entry in part), key=lambda entry: entry["index"])
+        found = [entry["index"] for entry in entries]
+        if found != list(range(size)):
+            doubled = sorted({i for i in found if found.count(i) > 1}) if len(found) > len(set(found)) else []
+            missing = sorted(set(range(size)) - set(found))
+            raise DataError(
+                f"evaluation needs one result for each of {size} samples, got {len(found)} "
+                f"({len(missing)} missing, first {missing[:3]}; {len(doubled)} doubled, first {doubled[:3]})."
+            )
+        metrics, self.scores = on_main_then_all(lambda: self._score(entries))
+        return {f"{self.prefix}/{name}": value for name, value in metrics.items()}
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        return self._score(results)[0]
+
+    def _score(self, entries: Sequence[dict[str, Any]]) -> tuple[dict[str, float], CocoScores]:
+        assert self.class_map is not None and self.ground_truth is not None
+        categories = self.class_map.category_ids
+        detections = [
+            {"image_id": entry["image_id"], "category_id": categories[label], "bbox": box, "score": score}
+            for entry in entries
+            for box, score, label in zip(entry["boxes"], entry["scores"], entry["labels"], strict=True)
+        ]
+        if self.dump is not None:
+            Path(self.dump).parent.mkdir(parents=True, exist_ok=True)
+            write_bytes_atomically(Path(self.dump), json.dumps(detections).encode())
+        scores = evaluate_coco(self.ground_truth, detections, image_ids=self.image_ids, backend=self.backend)
+        metrics = scores.to_dict()
+        if self.classwise:
+            metrics |= {f"AP_{name}": value for name, value in scores.per_class_ap.items()}
+        return metrics, scores

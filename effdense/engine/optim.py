@@ -1,0 +1,162 @@
+"""Optimizer wrapper (any precision on any device) and the warm-up + cosine schedule."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
+from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from effdense.engine.registry import OPTIM_WRAPPERS, PARAM_SCHEDULERS
+from effdense.errors import ConfigError
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def automatic_dtype() -> str:
+    """What ``--amp`` means on this machine: bfloat16 where it is native (and on CPU), float16 on older GPUs."""
+    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        return "float16"
+    return "bfloat16"
+
+
+@OPTIM_WRAPPERS.register_module()
+class EffOptimWrapper(OptimWrapper):
+    """OptimWrapper in float32, bfloat16 or float16 on CPU or GPU.
+
+    Args:
+        optimizer: the wrapped optimizer.
+        dtype: None (float32), ``bfloat16``, ``float16`` or ``auto``; only float16 scales the loss.
+        accumulative_counts: iterations per optimizer step.
+        clip_grad: arguments of ``clip_grad_norm_`` (or ``clip_grad_value_`` with ``type='value'``).
+
+    The gradient norm stays on the device (``last_grad_norm``); a hook reads it with the losses once per logging interval, so a
+    step never waits for the device.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        dtype: str | None = None,
+        accumulative_counts: int = 1,
+        clip_grad: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(optimizer, accumulative_counts, None if clip_grad is None else dict(clip_grad))
+        if dtype == "auto":
+            dtype = automatic_dtype()
+        if dtype is not None and dtype not in _DTYPES:
+            raise ConfigError(f"optim_wrapper.dtype must be None, 'auto', 'bfloat16' or 'float16', got {dtype!r}.")
+        self.dtype = None if dtype is None else _DTYPES[dtype]
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype is torch.float16)
+        self.last_grad_norm: Tensor | None = None
+        self.updates = 0
+
+    @contextlib.contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast around the forward pass; no gradient synchronisation inside an accumulation window."""
+        with (
+            super().optim_context(model),
+            torch.autocast(self.device, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None),
+        ):
+            yield
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        self.scaler.scale(loss).backward(**kwargs)
+        self._inner_count += 1
+
+    def step(self, **kwargs: Any) -> None:
+        if self.clip_grad_kwargs:
+            self.scaler.unscale_(self.optimizer)
+            params = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+            norm = self.clip_func(params, **self.clip_grad_kwargs)
+            self.last_grad_norm = norm if isinstance(norm, Tensor) else None
+        self.scaler.step(self.optimizer, **kwargs)
+        self.scaler.update()
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "loss_scaler": self.scaler.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state = dict(state_dict)
+        scaler = state.pop("loss_scaler", None)
+        self.updates = int(state.pop("updates", 0))
+        super().load_state_dict(state)
+        if scaler:
+            self.scaler.load_state_dict(scaler)
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
+    """Linear warm-up, then half a cosine to ``final_factor``; one closed form per iteration.
+
+    Args:
+        end: length of the schedule in epochs; mmengine fills in the run's ``max_epochs``.
+        warmup: length of the warm-up in epochs (fractions allowed) or, with ``by_epoch=False``, iterations.
+        warmup_factor: LR at the first iteration relative to the base LR; automl .008 / .08 = .1.
+        final_factor: LR at the end relative to the base LR.
+
+    The cosine runs over step / total from step 0, not from the end of the warm-up, as in automl
+    efficientdet/tf2/train_lib.py ``CosineLrSchedule``. Length and warm-up come from the config on resume, so raising
+    ``max_epochs`` extends the schedule; only the position is restored.
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        *,
+        end: float,
+        warmup: float = 1.0,
+        warmup_factor: float = 0.1,
+        final_factor: float = 0.0,
+        by_epoch: bool = True,
+        last_step: int = -1,
+        verbose: bool = False,
+    ) -> None:
+        if end <= 0 or warmup < 0:
+            raise ConfigError(f"WarmupCosineLR needs end > 0 and warmup >= 0, got end={end}, warmup={warmup}.")
+        self.total = end
+        self.warmup = warmup
+        self.warmup_factor = warmup_factor
+        self.final_factor = final_factor
+        super().__init__(optimizer, by_epoch=by_epoch, last_step=last_step, verbose=verbose)
+
+    @classmethod
+    def build_iter_from_epoch(cls, *args: Any, epoch_length: int, **kwargs: Any) -> WarmupCosineLR:
+        """The same schedule in iterations."""
+        kwargs["end"] = max(1, round(kwargs["end"] * epoch_length))
+        kwargs["warmup"] = round(kwargs.get("warmup", 1.0) * epoch_length)
+        return cls(*args, **{**kwargs, "by_epoch": False})
+
+    def factor(self, step: int) -> float:
+        """LR at ``step`` relative to the base LR."""
+        if step < self.warmup:
+            return self.warmup_factor + (1.0 - self.warmup_factor) * step / self.warmup
+        progress = min(step / self.total, 1.0)
+        return self.final_factor + (1.0 - self.final_factor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    def _get_value(self) -> list[float]:
+        return [base * self.factor(self.last_step) for base in self.base_values]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "last_step": self.last_step,
+            "global_step": self._global_step,
+            "base_values": [float(value) for value in self.base_values],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last_step = int(state_dict["last_step"])
+        self._global_step = int(state_dict["global_step"])
+        for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
+            group[self.param_name] = value
+        self._last_value = [group[self.param_name] for group in self.optimizer.param_groups]

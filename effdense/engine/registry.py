@@ -1,0 +1,62 @@
+"""Names that config files may use, as children of mmengine's registries under the scope ``effdense``.
+
+A ``type='X'`` in a config is looked up here first and in mmengine's own registry of the same kind second; nothing has to be
+imported by hand.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine import registry as mm
+from mmengine.registry import Registry
+
+from effdense.errors import ConfigError, did_you_mean
+
+SCOPE = "effdense"
+
+
+def _child(parent: Registry, *modules: str) -> Registry:
+    locations = [f"effdense.engine.{module}" for module in modules]
+    return Registry(parent.name, parent=parent, scope=SCOPE, locations=locations)
+
+
+MODELS = _child(mm.MODELS, "models")
+MODEL_WRAPPERS = _child(mm.MODEL_WRAPPERS, "distributed")
+DATASETS = _child(mm.DATASETS, "datasets")
+TRANSFORMS = _child(mm.TRANSFORMS, "datasets")
+METRICS = _child(mm.METRICS, "metrics")
+HOOKS = _child(mm.HOOKS, "hooks")
+LOOPS = _child(mm.LOOPS)
+OPTIMIZERS = _child(mm.OPTIMIZERS)
+OPTIM_WRAPPERS = _child(mm.OPTIM_WRAPPERS, "optim")
+PARAM_SCHEDULERS = _child(mm.PARAM_SCHEDULERS, "optim")
+VISBACKENDS = _child(mm.VISBACKENDS)
+VISUALIZERS = _child(mm.VISUALIZERS)
+LOG_PROCESSORS = _child(mm.LOG_PROCESSORS)
+
+
+def known_names(registry: Registry) -> set[str]:
+    """Every name a config may use with this registry: ours and mmengine's."""
+    registry.import_from_location()
+    names = set(registry.module_dict)
+    if registry.parent is not None:
+        registry.parent.import_from_location()
+        names |= set(registry.parent.module_dict)
+    return names
+
+
+def resolve(registry: Registry, type_name: Any, where: str) -> Any:
+    """The class or function behind ``type=``; an unknown name raises ConfigError with the nearest ones.
+
+    Args:
+        where: dotted path of the dict in the config, for the message.
+    """
+    if not isinstance(type_name, str):
+        return type_name
+    registry.import_from_location()
+    found = registry.get(type_name.removeprefix(f"{SCOPE}."))
+    if found is None:
+        names = known_names(registry)
+        raise ConfigError(f"{where}.type: unknown {registry.name} {type_name!r}.{did_you_mean(type_name, names)}")
+    return found

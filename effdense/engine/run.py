@@ -1,0 +1,239 @@
+"""What ``tools/train.py``, ``tools/test.py`` and the console script do: config in, trained and evaluated model out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+
+from effdense.engine import datasets
+from effdense.engine.config import load_config
+from effdense.engine.distributed import infer_launcher, init_distributed, rank_and_world
+from effdense.engine.metrics import CocoMetric
+from effdense.engine.models import DetectionModel
+from effdense.engine.registry import METRICS, MODELS, SCOPE, resolve
+from effdense.engine.runner import EffRunner
+from effdense.errors import ConfigError
+from effdense.evaluation import CocoScores
+
+
+def train(
+    config: str | os.PathLike[str],
+    *,
+    work_dir: str | None = None,
+    resume: bool | str = False,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    options: Mapping[str, Any] | None = None,
+    launcher: str = "none",
+) -> Path:
+    """Train as a config says.
+
+    Args:
+        config: path of a config file. work_dir: default the config's, else ``work_dirs/<config name>``.
+        resume: True continues the newest checkpoint of the work dir, a path that checkpoint.
+        amp: mixed precision: bfloat16 where the device has it, else float16.
+        auto_scale_lr: scale the LR by batch / ``auto_scale_lr.base_batch_size``.
+        options: dotted config overrides. launcher: ``none`` | ``pytorch`` | ``slurm``.
+
+    Returns: the work dir.
+    Raises: ConfigError, DataError, WeightsError before the first step; nothing is written for a run that cannot start.
+    """
+    cfg, launcher = _prepare(config, options, launcher)
+    cfg.work_dir = _work_dir(cfg, config, work_dir)
+    if amp:
+        cfg.optim_wrapper["dtype"] = "auto"
+    if auto_scale_lr:
+        if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
+            raise ConfigError(f"--auto-scale-lr: {config} has no auto_scale_lr.base_batch_size to scale from.")
+        cfg.auto_scale_lr["enable"] = True
+    seed = int((cfg.get("randomness") or {}).get("seed") or 0)
+    for section in ("train_cfg", "optim_wrapper"):
+        if section not in cfg:
+            raise ConfigError(f"{config}: training needs a {section!r} section.")
+    train_split = datasets.build_split(cfg, "train", seed=seed)
+    val_split = datasets.build_split(cfg, "val", seed=seed, class_map=train_split.records.class_map)
+    cfg.model["num_classes"] = datasets.check_class_count(
+        cfg.model.get("num_classes"), train_split.records.class_map, train_split.records.annotation_file
+    )
+    runner = _runner(
+        cfg,
+        launcher,
+        seed,
+        train_split.records.class_map,
+        is_training_run=True,
+        train_dataloader=datasets.build_loader(train_split, seed=seed, training=True),
+        val_dataloader=datasets.build_loader(val_split, seed=seed, training=False),
+        val_evaluator=Evaluator(_evaluator(cfg, "val", val_split)),
+        train_cfg={"by_epoch": True, **cfg.train_cfg},
+        val_cfg={},
+        optim_wrapper={"type": "EffOptimWrapper", **cfg.optim_wrapper},
+        param_scheduler=cfg.get("param_scheduler"),
+        auto_scale_lr=cfg.get("auto_scale_lr"),
+        load_from=cfg.get("load_from"),
+        resume=resume or cfg.get("resume", False),
+    )
+    _header(runner, [train_split, val_split])
+    start = time.monotonic()
+    runner.train()
+    runner.logger.info(f"trained in {time.monotonic() - start:.0f} s; checkpoints and pictures: {cfg.work_dir}")
+    return Path(cfg.work_dir)
+
+
+def test(
+    config: str | os.PathLike[str],
+    checkpoint: str,
+    *,
+    work_dir: str | None = None,
+    split: str = "val",
+    out: str | None = None,
+    show_dir: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    launcher: str = "none",
+) -> CocoScores:
+    """Evaluate a checkpoint on a split of the config.
+
+    Args:
+        checkpoint: a checkpoint of ours, or weights of a layout that ``effdense.load_weights`` knows; all of the model's
+            tensors must be there.
+        split: ``val`` | ``test`` | ``train``.
+        out: write the detections as COCO result JSON here. show_dir: write truth-beside-prediction pictures here.
+
+    Returns: the scores (also printed).
+    """
+    cfg, launcher = _prepare(config, options, launcher)
+    cfg.work_dir = _work_dir(cfg, config, work_dir)
+    seed = int((cfg.get("randomness") or {}).get("seed") or 0)
+    name = split
+    if split == "train":  # evaluated like validation: its images, the validation transforms
+        cfg.train_dataloader["dataset"]["transforms"] = cfg.val_dataloader["dataset"]["transforms"]
+        cfg.train_dataloader = {**cfg.val_dataloader, "dataset": cfg.train_dataloader["dataset"]}
+    chosen = datasets.build_split(cfg, name, seed=seed)
+    chosen.dataset.training = False
+    cfg.model["num_classes"] = datasets.check_class_count(
+        cfg.model.get("num_classes"), chosen.records.class_map, chosen.records.annotation_file
+    )
+    for key in ("weights", "encoder_weights"):
+        cfg.model.pop(key, None)
+    hooks = dict(cfg.get("default_hooks") or {})
+    hooks = {key: value for key, value in hooks.items() if key in ("timer", "logger", "runtime_info", "pictures")}
+    if show_dir is not None:
+        hooks["pictures"] = {**(hooks.get("pictures") or {"type": "PicturesHook"}), "each_dir": show_dir}
+    cfg.default_hooks = {**hooks, "checkpoint": None, "param_scheduler": None, "sampler_seed": None}
+    evaluator = _evaluator(cfg, name, chosen)
+    if out is not None:
+        evaluator.dump = out
+    runner = _runner(
+        cfg,
+        launcher,
+        seed,
+        chosen.records.class_map,
+        is_training_run=False,
+        val_dataloader=datasets.build_loader(chosen, seed=seed, training=False),
+        val_evaluator=Evaluator(evaluator),
+        val_cfg={},
+        load_from=checkpoint,
+    )
+    _header(runner, [chosen])
+    runner.val()
+    assert evaluator.scores is not None
+    if rank_and_world()[0] == 0:
+        runner.logger.info("\n" + evaluator.scores.table())
+    return evaluator.scores
+
+
+def _prepare(
+    config: str | os.PathLike[str], options: Mapping[str, Any] | None, launcher: str
+) -> tuple[Config, str]:
+    cfg = load_config(config, options)
+    launcher = infer_launcher(launcher if launcher != "none" else cfg.get("launcher", "none"))
+    dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
+    init_distributed(launcher, backend=dist_cfg.get("backend"), timeout=dist_cfg.get("timeout", 1800))
+    cv2.setNumThreads(0 if launcher != "none" else 1)
+    cfg.setdefault("default_scope", SCOPE)
+    if "image_size" not in cfg:
+        raise ConfigError(f"{config}: the config needs image_size (an int, or (height, width)).")
+    return cfg, launcher
+
+
+def _work_dir(cfg: Config, config: str | os.PathLike[str], work_dir: str | None) -> str:
+    return work_dir or cfg.get("work_dir") or os.path.join("work_dirs", Path(config).stem)
+
+
+def _evaluator(cfg: Config, name: str, split: datasets.Split) -> CocoMetric:
+    section = dict(cfg.get(f"{name}_evaluator") or cfg.get("val_evaluator") or {"type": "CocoMetric"})
+    metric: CocoMetric = resolve(METRICS, section.pop("type"), f"{name}_evaluator")(**section)
+    assert split.records.annotation_file is not None
+    metric.bind(split.records.annotation_file, split.records.class_map, split.records.image_ids)
+    return metric
+
+
+def _runner(
+    cfg: Config, launcher: str, seed: int, class_map: Any, *, is_training_run: bool, **parts: Any
+) -> EffRunner:
+    rank, _ = rank_and_world()
+    # Weights are drawn from the same seed on every rank; stochastic depth then from one stream per rank.
+    torch.manual_seed(seed)
+    model_cfg = dict(cfg.model)
+    if "image_size" not in model_cfg:
+        model_cfg["image_size"] = cfg.image_size
+    model: DetectionModel = resolve(MODELS, model_cfg.pop("type"), "model")(**model_cfg)
+    network = model.network.config
+    metadata = {
+        "task": "detection",
+        "model": model.build_arguments,
+        "classes": list(class_map.names),
+        "category_ids": list(class_map.category_ids),
+        "mean": list(network.mean),
+        "std": list(network.std),
+        "image_size": list(network.size_hw),
+        "color": "rgb",
+    }
+    randomness = dict(cfg.get("randomness") or {})
+    randomness["seed"] = seed + rank  # different dropout on every rank; data order and augmentation have their own seeds
+    runner = EffRunner(
+        model=model,
+        work_dir=cfg.work_dir,
+        default_hooks=cfg.get("default_hooks"),
+        custom_hooks=cfg.get("custom_hooks"),
+        launcher=launcher,
+        env_cfg=cfg.get("env_cfg") or {},
+        log_processor=cfg.get("log_processor"),
+        log_level=cfg.get("log_level", "INFO"),
+        visualizer=cfg.get("visualizer"),
+        default_scope=cfg.default_scope,
+        randomness=randomness,
+        experiment_name=cfg.get("experiment_name"),
+        cfg=cfg,
+        metadata=metadata,
+        is_training_run=is_training_run,
+        **parts,
+    )
+    for report in model.reports:
+        runner.logger.info(f"starting weights: {report}")
+    return runner
+
+
+def _header(runner: EffRunner, splits: list[datasets.Split]) -> None:
+    """What is about to run, in a few lines."""
+    network = runner.shell.network
+    params = sum(p.numel() for p in network.parameters())
+    height, width = network.config.size_hw
+    runner.logger.info(
+        f"model {network.config.name} ({network.config.encoder}), {params / 1e6:.2f} M parameters, "
+        f"{network.num_classes} classes, input {height}x{width}"
+    )
+    for split in splits:
+        runner.logger.info(
+            f"{split.name}: {len(split.records)} images, {len(split.records.labels)} boxes, {split.records.annotation_file}"
+        )
+        for warning in split.report.warnings:
+            runner.logger.log(logging.WARNING, f"{split.name}: {warning}")

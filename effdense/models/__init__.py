@@ -1,0 +1,1 @@
+"""Plain torch networks and their weights; nothing here imports mmengine."""

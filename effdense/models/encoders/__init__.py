@@ -1,0 +1,17 @@
+"""EfficientNet, EfficientNet-Lite and EfficientNetV2 encoders in plain torch.
+
+Read in this order: families (the published tables), scaling (how they become whole numbers), padding, blocks,
+efficientnet (the encoder and `create_encoder`).
+"""
+
+from effdense.models.encoders.efficientnet import EfficientNetEncoder, create_encoder
+from effdense.models.encoders.families import EncoderConfig, StageSpec, encoder_config, encoder_names
+
+__all__ = [
+    "EfficientNetEncoder",
+    "EncoderConfig",
+    "StageSpec",
+    "create_encoder",
+    "encoder_config",
+    "encoder_names",
+]

@@ -1,0 +1,241 @@
+"""Geometry: boxes worked out by hand, then painted masks that go through the same transforms as an oracle."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from effdense.data.dataset import Sample
+from effdense.data.geometry import (
+    HorizontalFlip,
+    ResizePad,
+    ScaleJitterCrop,
+    invert_boxes,
+    resize_window,
+    transform_boxes,
+)
+from effdense.errors import ConfigError, ShapeError
+
+
+def make_sample(image, boxes, labels=None):
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    return Sample(
+        image=image,
+        boxes=boxes,
+        labels=np.arange(len(boxes)) if labels is None else np.asarray(labels),
+        image_id=1,
+        index=0,
+        original_size=image.shape[:2],
+        matrix=np.eye(3),
+        path="a.jpg",
+    )
+
+
+def grey(height, width):
+    return np.full((height, width, 3), 200, np.uint8)
+
+
+def test_resize_pad_by_hand():
+    # 40 high, 80 wide into 100x100: scale 1.25, so 50 high and 100 wide, 50 rows of fill below.
+    out = ResizePad(100)(make_sample(grey(40, 80), [[8, 4, 16, 40]]))
+    assert out["image"].shape == (100, 100, 3)
+    assert (out["image"][:50] == 200).all()
+    assert (out["image"][50:] == (124, 116, 104)).all()
+    np.testing.assert_allclose(out["boxes"], [[10, 5, 20, 50]])
+    np.testing.assert_allclose(out["matrix"], [[1.25, 0, 0], [0, 1.25, 0], [0, 0, 1]])
+    assert out["original_size"] == (40, 80)
+
+
+def test_resize_pad_has_exact_scale_per_axis():
+    # 37 * (64 / 100) = 23.68 becomes 24 rows: the matrix says 24 / 37, not 0.64.
+    out = ResizePad((64, 64))(make_sample(grey(37, 100), [[0, 0, 100, 37]]))
+    np.testing.assert_allclose(out["matrix"], np.diag([0.64, 24 / 37, 1]))
+    np.testing.assert_allclose(out["boxes"], [[0, 0, 64, 24]], atol=1e-5)
+
+
+def test_flip_by_hand():
+    image = grey(4, 10)
+    image[:, 0] = 7
+    flipped = HorizontalFlip(1.0)(make_sample(image, [[1, 0, 4, 2]]), np.random.default_rng(0))
+    np.testing.assert_allclose(flipped["boxes"], [[6, 0, 9, 2]])
+    assert (flipped["image"][:, 9] == 7).all() and (flipped["image"][:, :9] == 200).all()
+    np.testing.assert_allclose(flipped["matrix"], [[-1, 0, 10], [0, 1, 0], [0, 0, 1]])
+    same = HorizontalFlip(0.0)(make_sample(image, [[1, 0, 4, 2]]), np.random.default_rng(0))
+    np.testing.assert_array_equal(same["image"], image)
+
+
+def test_window_is_cut_before_resizing_and_the_matrix_knows():
+    image = np.zeros((20, 20, 3), np.uint8)
+    image[10:12, 6:10] = 255
+    # Source columns 4..14 and rows 8..18 doubled: the bright part lands on columns 4..12 and rows 4..8.
+    canvas, matrix = resize_window(image, (4, 8, 14, 18), (20, 20), (16, 24), fill=(9, 9, 9), interpolation="linear")
+    assert canvas.shape == (16, 24, 3)
+    np.testing.assert_allclose(matrix, [[2, 0, -8], [0, 2, -16], [0, 0, 1]])
+    rows, columns = np.nonzero(canvas[:, :20, 0] > 127)
+    assert (columns.min(), columns.max() + 1, rows.min(), rows.max() + 1) == (4, 12, 4, 8)
+    assert (canvas[:, 20:] == 9).all()
+
+
+def test_auto_interpolation_averages_when_shrinking():
+    stripes = np.zeros((8, 8, 3), np.uint8)
+    stripes[:, ::2] = 200
+    shrunk, _ = resize_window(stripes, (0, 0, 8, 8), (4, 4), (4, 4))
+    assert (shrunk == 100).all()
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    grown, _ = resize_window(image, (0, 0, 40, 30), (60, 80), (60, 80))
+    np.testing.assert_array_equal(grown, cv2.resize(image, (80, 60), interpolation=cv2.INTER_LINEAR))
+    linear, _ = resize_window(image, (0, 0, 40, 30), (15, 20), (15, 20), interpolation="linear")
+    np.testing.assert_array_equal(linear, cv2.resize(image, (20, 15), interpolation=cv2.INTER_LINEAR))
+
+
+def test_small_and_hidden_boxes_go_with_their_labels():
+    # Shrunk to a tenth: 5 px become half a pixel.
+    boxes = [[0, 0, 5, 50], [0, 0, 50, 5], [10, 10, 20, 20], [90, 90, 100, 100]]
+    out = ResizePad(10)(make_sample(grey(100, 100), boxes, [3, 4, 5, 6]))
+    np.testing.assert_allclose(out["boxes"], [[1, 1, 2, 2], [9, 9, 10, 10]], atol=1e-5)
+    assert out["labels"].tolist() == [5, 6]
+
+
+def test_min_visible_drops_what_is_mostly_cut_off():
+    image = grey(10, 100)
+    boxes = [[0, 0, 100, 10]]  # a window of 10 columns sees a tenth of it
+    generator = np.random.default_rng(0)
+    kept = ScaleJitterCrop(10, scale=(10, 10), min_visible=0.05)(make_sample(image, boxes), generator)
+    gone = ScaleJitterCrop(10, scale=(10, 10), min_visible=0.2)(make_sample(image, boxes), generator)
+    assert len(kept["boxes"]) == 1 and len(gone["boxes"]) == 0
+    np.testing.assert_allclose(kept["boxes"], [[0, 0, 10, 10]])
+
+
+def test_no_boxes_stay_no_boxes():
+    out = ScaleJitterCrop(32)(make_sample(grey(20, 30), []), np.random.default_rng(0))
+    assert out["boxes"].shape == (0, 4) and out["boxes"].dtype == np.float32 and out["labels"].shape == (0,)
+
+
+def test_transforms_do_not_touch_their_input():
+    sample = make_sample(grey(20, 30), [[1, 2, 9, 9]])
+    for transform in (ResizePad(16), ScaleJitterCrop(16), HorizontalFlip(1.0)):
+        transform(sample, np.random.default_rng(0))
+    assert sample["boxes"].tolist() == [[1, 2, 9, 9]]
+    assert (sample["image"] == 200).all() and (sample["matrix"] == np.eye(3)).all()
+
+
+def random_case(generator):
+    height, width = (int(v) for v in generator.integers(20, 300, 2))
+    x = np.sort(generator.choice(width + 1, 2, replace=False))
+    y = np.sort(generator.choice(height + 1, 2, replace=False))
+    image = np.zeros((height, width, 3), np.uint8)
+    image[y[0] : y[1], x[0] : x[1]] = 255
+    return make_sample(image, [[x[0], y[0], x[1], y[1]]])
+
+
+@pytest.mark.parametrize("interpolation", ["auto", "linear", "cubic"])
+def test_box_follows_the_painted_mask(interpolation):
+    """200 random pictures: the box that the matrix gives is within 1 px of the box around the warped paint."""
+    compared = 0
+    for case in range(600):
+        if compared == 200:
+            break
+        generator = np.random.default_rng([7, case])
+        sample = random_case(generator)
+        size = (int(generator.integers(16, 200)), int(generator.integers(16, 200)))
+        transforms = [
+            ScaleJitterCrop(size, scale=(0.3, 3.0), fill=(0, 0, 0), interpolation=interpolation),
+            HorizontalFlip(0.5),
+            # Never larger than the first result: growing would magnify the first rounding of the paint to whole pixels.
+            ResizePad(
+                int(generator.integers(min(size) * 2 // 3, min(size) + 1)), fill=(0, 0, 0), interpolation=interpolation
+            ),
+        ]
+        out = sample
+        for transform in transforms[: 1 + case % 3]:
+            out = transform(out, generator)
+        rows, columns = np.nonzero(out["image"][..., 0] > 127)
+        if len(out["boxes"]) == 0:
+            # Dropped: nothing, or a sliver, is left of the paint in the first picture.
+            assert len(rows) == 0 or min(np.ptp(rows), np.ptp(columns)) <= 5
+            continue
+        box = out["boxes"][0]
+        if min(box[2] - box[0], box[3] - box[1]) < 4:
+            continue  # too thin for the half-brightness edge to be where the box is
+        painted = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(box, painted, atol=1.0, err_msg=f"case {case}")
+        compared += 1
+    assert compared == 200
+
+
+def test_boxes_come_home_through_the_matrix():
+    for case in range(200):
+        generator = np.random.default_rng([8, case])
+        sample = random_case(generator)
+        out = ResizePad((97, 131))(sample, generator)
+        out = HorizontalFlip(0.5)(out, generator)
+        if len(out["boxes"]):
+            home = invert_boxes(out["boxes"], out["matrix"], out["original_size"])
+            np.testing.assert_allclose(home, sample["boxes"], atol=2e-3)
+
+
+def test_torch_batch_equals_numpy_one_by_one():
+    generator = np.random.default_rng(0)
+    boxes = generator.uniform(-20, 120, (3, 5, 4)).astype(np.float32)
+    boxes[..., 2:] = boxes[..., :2] + np.abs(boxes[..., 2:])
+    matrices = np.stack([[[2, 0, 5], [0, 3, -4], [0, 0, 1]], [[-1, 0, 90], [0, 1, 0], [0, 0, 1]], np.eye(3)])
+    sizes = np.array([[40, 60], [80, 90], [50, 50]])
+    batch = invert_boxes(torch.from_numpy(boxes), torch.from_numpy(matrices), torch.from_numpy(sizes))
+    assert isinstance(batch, torch.Tensor) and batch.dtype == torch.float32
+    for i in range(3):
+        single = invert_boxes(boxes[i], matrices[i], tuple(sizes[i].tolist()))
+        np.testing.assert_allclose(batch[i].numpy(), single, atol=1e-5)
+        assert isinstance(single, np.ndarray) and single.dtype == np.float32
+        assert (single >= 0).all() and (single <= sizes[i][[1, 0, 1, 0]]).all()
+
+
+def test_rotated_corners_get_an_upright_box():
+    quarter = np.array([[0, -1, 10], [1, 0, 0], [0, 0, 1]], np.float64)  # (x, y) -> (10 - y, x)
+    np.testing.assert_allclose(transform_boxes(np.array([[1.0, 2, 3, 6]]), quarter), [[4, 1, 8, 3]])
+    with pytest.raises(ShapeError, match=r"\(2, 5\)"):
+        transform_boxes(np.zeros((2, 5)), np.eye(3))
+
+
+def test_jitter_scale_is_uniform_and_keeps_the_aspect():
+    jitter = ScaleJitterCrop(128, scale=(0.1, 2.0))
+    image = grey(96, 128)
+    scales = []
+    for i in range(400):
+        matrix = jitter(make_sample(image, []), np.random.default_rng(i))["matrix"]
+        scales.append(matrix[0, 0])
+        assert abs(matrix[1, 1] / matrix[0, 0] - 1) < 0.06  # rounding to whole pixels, at most half of 10
+    assert min(scales) < 0.15 and max(scales) > 1.95
+    assert abs(np.mean(scales) - 1.05) < 0.08
+
+
+def test_cost_is_that_of_the_visible_window(monkeypatch):
+    seen = []
+    resize = cv2.resize
+    monkeypatch.setattr(cv2, "resize", lambda image, *a, **k: seen.append(image.shape) or resize(image, *a, **k))
+    ScaleJitterCrop(100, scale=(2, 2))(make_sample(grey(400, 400), []), np.random.default_rng(0))
+    assert seen == [(200, 200, 3)]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ResizePad(0), "size"),
+        (lambda: ResizePad((10, 20, 30)), "size"),
+        (lambda: ResizePad(12.5), "size"),
+        (lambda: ResizePad(8, fill=(1, 2)), "fill"),
+        (lambda: ResizePad(8, interpolation="linaer"), "Did you mean 'linear'"),
+        (lambda: ScaleJitterCrop(8, scale=(2, 1)), "scale"),
+        (lambda: ScaleJitterCrop(8, scale=(0, 1)), "scale"),
+        (lambda: ScaleJitterCrop(8, min_visible=2), "min_visible"),
+        (lambda: HorizontalFlip(1.5), "prob"),
+    ],
+)
+def test_wrong_arguments(build, message):
+    with pytest.raises(ConfigError, match=message):
+        build()
+
+
+def test_repr_reads_like_the_call():
+    assert repr(ResizePad(8)) == "ResizePad(size=(8, 8), fill=(124, 116, 104), interpolation='auto')"
+    assert repr(HorizontalFlip()) == "HorizontalFlip(prob=0.5)"
+    assert "scale=(0.1, 2.0)" in repr(ScaleJitterCrop(8))

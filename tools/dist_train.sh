@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Train on several GPUs (or CPU processes, over gloo) of this or several nodes:
+#   bash tools/dist_train.sh CONFIG PROCESSES [options of tools/train.py]
+# Several nodes: set NNODES, NODE_RANK, MASTER_ADDR and PORT on each.
+set -euo pipefail
+if [ $# -lt 2 ]; then sed -n 2,4p "$0"; exit 2; fi
+CONFIG=$1; PROCESSES=$2; shift 2
+PYTHON=${PYTHON:-python}
+exec "$PYTHON" -m torch.distributed.run \
+  --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+  --master_port="${PORT:-29500}" --nproc_per_node="$PROCESSES" \
+  "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "$@"
