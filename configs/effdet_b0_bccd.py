@@ -51,4 +51,5 @@ default_hooks = dict(
     runtime_info=dict(interval=5),
     logger=dict(interval=5),
     ema=dict(decay=0.99),
+    precise_bn=dict(type="PreciseBNHook", num_batches=20),
 )

@@ -41,4 +41,5 @@ default_hooks = dict(
     runtime_info=dict(interval=10),
     logger=dict(interval=10),
     ema=dict(decay=0.98),
+    precise_bn=dict(type="PreciseBNHook", num_batches=20),
 )

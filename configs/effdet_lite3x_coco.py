@@ -1,4 +1,5 @@
-"""EfficientDet-Lite3x (640 px; ReLU6, no squeeze-and-excitation, plain-sum fusion) on COCO 2017 by the published recipe.
+"""EfficientDet-Lite3x (640 px; ReLU6, no squeeze-and-excitation, plain-sum fusion) on COCO 2017 by the published
+recipe.
 
 Run:      bash tools/dist_train.sh configs/effdet_lite3x_coco.py 8 --amp
 Expects:  $EFFDENSE_DATA/coco/{annotations,train2017,val2017}

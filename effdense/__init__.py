@@ -1,7 +1,8 @@
-"""effdense: efficient dense prediction. EfficientNet encoders, EfficientDet detectors, trained and evaluated through mmengine.
+"""effdense: efficient dense prediction. EfficientNet encoders, EfficientDet detectors, trained and evaluated through
+mmengine.
 
-The names below are the public face; they are imported on first use, so ``import effdense`` alone stays light, and nothing but
-``effdense.engine`` ever imports mmengine.
+The names below are the public face; they are imported on first use, so ``import effdense`` alone stays light, and
+nothing but ``effdense.engine`` ever imports mmengine.
 """
 
 from __future__ import annotations

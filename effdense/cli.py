@@ -13,7 +13,9 @@ from effdense.errors import EffdenseError
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     from effdense.engine.config import OptionsAction
 
-    parser.add_argument("--work-dir", help="folder for checkpoints, logs and pictures (default work_dirs/<config name>)")
+    parser.add_argument(
+        "--work-dir", help="folder for checkpoints, logs and pictures (default work_dirs/<config name>)"
+    )
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -75,7 +77,9 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """The argument parser. The run options are only built for the verb that is called, since they import the engine."""
-    parser = argparse.ArgumentParser(prog="effdense", description="Efficient dense prediction: train, evaluate, predict.")
+    parser = argparse.ArgumentParser(
+        prog="effdense", description="Efficient dense prediction: train, evaluate, predict."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
 
     train = verbs.add_parser("train", help="train a model as a config says")
@@ -85,7 +89,9 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         help="go on with the newest checkpoint of the work dir, or with PATH",
     )  # fmt: skip
     train.add_argument("--amp", action="store_true", help="mixed precision (bfloat16, or float16 on older GPUs)")
-    train.add_argument("--auto-scale-lr", action="store_true", help="scale the LR by batch / auto_scale_lr.base_batch_size")
+    train.add_argument(
+        "--auto-scale-lr", action="store_true", help="scale the LR by batch / auto_scale_lr.base_batch_size"
+    )
     train.set_defaults(run=_train)
 
     test = verbs.add_parser("test", help="evaluate a checkpoint")

@@ -42,9 +42,7 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device | None = No
     arguments = dict(meta["model"])
     model = create_detector(arguments.pop("name"), arguments.pop("num_classes"), **arguments)
     load_weights(model, content["state_dict"])
-    return Predictor(
-        model, tuple(meta["classes"]), category_ids=tuple(meta["category_ids"]), meta=meta, device=device
-    )
+    return Predictor(model, tuple(meta["classes"]), category_ids=tuple(meta["category_ids"]), meta=meta, device=device)
 
 
 def _checkpoint_in(path: Path) -> Path:
@@ -55,7 +53,9 @@ def _checkpoint_in(path: Path) -> Path:
         return best
     epochs = sorted(path.glob("epoch_*.pth"), key=lambda file: file.stat().st_mtime)
     if not epochs:
-        raise WeightsError(f"the run folder {path.absolute()} holds neither best.pth nor epoch_N.pth; has the run saved yet?")
+        raise WeightsError(
+            f"the run folder {path.absolute()} holds neither best.pth nor epoch_N.pth; has the run saved yet?"
+        )
     return epochs[-1]
 
 

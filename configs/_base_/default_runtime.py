@@ -25,4 +25,5 @@ env_cfg = dict(
     dist_cfg=dict(backend="nccl"),
 )
 randomness = dict(seed=0, deterministic=False)
-data_check = dict(enable=True, decode=0)  # files and annotations are checked before training; decode=N also decodes N images
+# Files and annotations are checked before training; decode=N also decodes the first N images.
+data_check = dict(enable=True, decode=0)

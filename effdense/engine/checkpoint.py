@@ -1,9 +1,11 @@
-"""Checkpoint files: our own versioned plain dict, written atomically, readable with ``weights_only=True`` and without mmengine.
+"""Checkpoint files: our own versioned plain dict, written atomically, readable with ``weights_only=True`` and without
+mmengine.
 
 Layout (``format`` "effdense/1"):
     state_dict: the weights that were validated (the moving average where there is one), in the network's own names
     train_state_dict: the weights being optimised, where they differ from the above
-    meta: JSON-plain: model and its arguments, classes, category ids, mean/std, image size, epoch, iter, metrics, versions
+    meta: JSON-plain: model and its arguments, classes, category ids, mean/std, image size, epoch, iter, metrics,
+        versions
     optimizer, param_schedulers, ema, rng, progress: what resuming needs
 """
 
@@ -27,7 +29,8 @@ POINTER = "last_checkpoint"
 
 
 def plain(value: Any) -> Any:
-    """``value`` with nothing but tensors and builtin containers and scalars, so that ``weights_only=True`` reads it back.
+    """``value`` with nothing but tensors and builtin containers and scalars, so that ``weights_only=True`` reads it
+    back.
 
     Raises: TypeError naming the type that has no plain form.
     """
@@ -37,7 +40,9 @@ def plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, np.ndarray):
         # torch cannot hold every unsigned type; 64 signed bits hold uint32 RNG keys.
-        return torch.from_numpy(value.astype(np.int64) if value.dtype.kind == "u" and value.dtype != np.uint8 else value)
+        return torch.from_numpy(
+            value.astype(np.int64) if value.dtype.kind == "u" and value.dtype != np.uint8 else value
+        )
     if isinstance(value, Mapping):
         return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -99,7 +104,9 @@ def write_pointer(folder: Path, checkpoint: Path) -> None:
 
 
 def find_last(folder: Path) -> Path | None:
-    """The newest checkpoint that can be read: what the pointer names, else the latest ``epoch_N.pth``; None if there is none."""
+    """The newest checkpoint that can be read: what the pointer names, else the latest ``epoch_N.pth``; None if there
+    is none.
+    """
     candidates: list[Path] = []
     pointer = folder / POINTER
     if pointer.is_file():
@@ -132,7 +139,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise WeightsError(
-            f"{path} is no effdense checkpoint (format {found!r}, expected {FORMAT!r}). Plain weights can start a run as "
+            f"{path} is no effdense checkpoint (format {found!r}, expected {FORMAT!r}). Plain weights can start a "
+            f"run as "
             "--cfg-options load_from=PATH."
         )
     return content

@@ -1,7 +1,8 @@
 """Config files: load, override from the command line, and refuse what nothing would read.
 
-A config is Python that runs when it is loaded: use configs you trust. mmengine merges unknown keys in silence; here every key
-is checked against what will read it (the engine's sections, or the signature of the class that ``type=`` names).
+A config is Python that runs when it is loaded: use configs you trust. mmengine merges unknown keys in silence; here
+every key is checked against what will read it (the engine's sections, or the signature of the class that ``type=``
+names).
 """
 
 from __future__ import annotations
@@ -21,9 +22,18 @@ from effdense.engine import registry as reg
 from effdense.errors import ConfigError, did_you_mean
 
 _DATALOADER_KEYS = frozenset(
-    {"batch_size", "num_workers", "persistent_workers", "pin_memory", "prefetch_factor", "drop_last", "timeout", "shuffle",
-     "dataset"}
-)  # fmt: skip
+    {
+        "batch_size",
+        "num_workers",
+        "persistent_workers",
+        "pin_memory",
+        "prefetch_factor",
+        "drop_last",
+        "timeout",
+        "shuffle",
+        "dataset",
+    }
+)
 # Keys of sections that no `type=` describes. None: any key.
 _SECTIONS: dict[str, frozenset[str] | None] = {
     "train_dataloader": _DATALOADER_KEYS,
@@ -38,21 +48,54 @@ _SECTIONS: dict[str, frozenset[str] | None] = {
     "env_cfg.dist_cfg": frozenset({"backend", "timeout"}),
     "randomness": frozenset({"seed", "deterministic"}),
     "data_check": frozenset({"enable", "decode"}),
-    "optim_wrapper.clip_grad": frozenset({"type", "max_norm", "norm_type", "clip_value", "error_if_nonfinite", "foreach"}),
+    "optim_wrapper.clip_grad": frozenset(
+        {"type", "max_norm", "norm_type", "clip_value", "error_if_nonfinite", "foreach"}
+    ),
     "optim_wrapper.paramwise_cfg": frozenset(
-        {"custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "flat_decay_mult", "dwconv_decay_mult",
-         "dcn_offset_lr_mult", "bypass_duplicate"}
+        {
+            "custom_keys",
+            "bias_lr_mult",
+            "bias_decay_mult",
+            "norm_decay_mult",
+            "flat_decay_mult",
+            "dwconv_decay_mult",
+            "dcn_offset_lr_mult",
+            "bypass_duplicate",
+        }
     ),
     "optim_wrapper.paramwise_cfg.custom_keys": None,
     "default_hooks": frozenset(
-        {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint", "ema", "sync_buffers",
-         "pictures", "early_stopping"}
+        {
+            "runtime_info",
+            "timer",
+            "sampler_seed",
+            "logger",
+            "param_scheduler",
+            "checkpoint",
+            "ema",
+            "precise_bn",
+            "sync_buffers",
+            "pictures",
+            "early_stopping",
+        }
     ),
-}  # fmt: skip
+}
 _SCALARS = frozenset(
-    {"image_size", "classes", "work_dir", "default_scope", "load_from", "resume", "launcher", "log_level", "experiment_name",
-     "sync_bn", "find_unused_parameters", "custom_imports"}
-)  # fmt: skip
+    {
+        "image_size",
+        "classes",
+        "work_dir",
+        "default_scope",
+        "load_from",
+        "resume",
+        "launcher",
+        "log_level",
+        "experiment_name",
+        "sync_bn",
+        "find_unused_parameters",
+        "custom_imports",
+    }
+)
 # Sections whose dicts carry `type=`; the registry that resolves it and, where mmengine has one, the default type.
 _TYPED: dict[str, tuple[Registry, str | None]] = {
     "model": (reg.MODELS, None),
@@ -99,7 +142,8 @@ def load_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
         near = did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")]) if file.parent.is_dir() else ""
         raise ConfigError(f"no config file at {file.absolute()}.{near}")
     try:
-        # lazy_import=False: in a virtual environment mmengine takes a file with `import math` for its lazy style and fails.
+        # lazy_import=False: in a virtual environment mmengine takes a file with `import math` for its lazy style and
+        # fails.
         cfg = Config.fromfile(str(file), lazy_import=False)
     except ConfigError:
         raise
@@ -118,7 +162,9 @@ def load_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
 
 
 def check_config(cfg: Mapping[str, Any], source: str = "config") -> None:
-    """Raise ConfigError at the first key, type name or argument that nothing would read, with the nearest right ones."""
+    """Raise ConfigError at the first key, type name or argument that nothing would read, with the nearest right
+    ones.
+    """
     known = top_level_keys()
     for key in cfg:
         if key not in known:
@@ -126,13 +172,14 @@ def check_config(cfg: Mapping[str, Any], source: str = "config") -> None:
                 f"{source}: unknown key {key!r}.{did_you_mean(key, known)} "
                 "(A variable of the file's own starts with an underscore.)"
             )
-    for required in ("model",):
-        if required not in cfg:
-            raise ConfigError(f"{source}: the config has no {required!r} section.")
+    if "model" not in cfg:
+        raise ConfigError(f"{source}: the config has no 'model' section.")
+    if (cfg.get("train_cfg") or {}).get("by_epoch", True) is not True:
+        raise ConfigError(f"{source}: train_cfg.by_epoch must be True; schedules and intervals count epochs here.")
     for path, allowed in _SECTIONS.items():
         section = _lookup(cfg, path)
         if allowed is not None and isinstance(section, Mapping):
-            _check_keys(section, allowed | ({"type"} if path in ("train_cfg", "val_cfg", "test_cfg") else set()), path, source)
+            _check_keys(section, allowed, path, source)
     for path, (registry, default) in _TYPED.items():
         for where, node in _dicts(_lookup(cfg, path), path):
             _check_typed(node, registry, default, where, path, source)
@@ -152,7 +199,9 @@ def _check_typed(
 ) -> None:
     type_name = node.get("type", default)
     if type_name is None:
-        raise ConfigError(f"{source}: {where} needs a 'type'; one of {', '.join(sorted(reg.known_names(registry))[:12])}.")
+        raise ConfigError(
+            f"{source}: {where} needs a 'type'; one of {', '.join(sorted(reg.known_names(registry))[:12])}."
+        )
     try:
         target = reg.resolve(registry, type_name, where)
     except ConfigError as error:
@@ -211,7 +260,9 @@ def _dicts(node: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _check_option_types(cfg: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """A number or switch in the config must not be replaced by text: that is a typing slip, found here and not in epoch 3."""
+    """A number or switch in the config must not be replaced by text: that is a typing slip, found here and not in
+    epoch 3.
+    """
     for path, value in options.items():
         current = _lookup_indexed(cfg, path)
         if isinstance(current, bool) and not isinstance(value, bool):
@@ -238,8 +289,8 @@ def _lookup_indexed(cfg: Any, path: str) -> Any:
 
 
 def parse_option(text: str) -> tuple[str, Any]:
-    """``a.b=VALUE`` -> (path, value). VALUE is a Python literal (``1e-3``, ``True``, ``(384, 640)``, ``[dict...]``), mmengine's
-    bare list ``a,b``, or else text.
+    """``a.b=VALUE`` -> (path, value). VALUE is a Python literal (``1e-3``, ``True``, ``(384, 640)``, ``[dict...]``),
+    mmengine's bare list ``a,b``, or else text.
 
     Raises: ConfigError without an ``=`` or a name before it.
     """

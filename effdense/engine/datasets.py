@@ -1,7 +1,7 @@
 """Config sections to checked datasets and loaders.
 
-The training split decides the class map; validation must agree with it, and the model gets its number of classes from it, so
-that ids, names and channels cannot drift apart. Everything is checked here, before the first step.
+The training split decides the class map; validation must agree with it, and the model gets its number of classes from
+it, so that ids, names and channels cannot drift apart. Everything is checked here, before the first step.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ for _transform in (geometry.ResizePad, geometry.ScaleJitterCrop, geometry.Horizo
 
 
 @DATASETS.register_module()
-def CocoDetection(  # noqa: N802  (a config type name)
+def CocoDetection(
     *,
     root: str,
     ann_file: str,
@@ -47,6 +47,7 @@ def CocoDetection(  # noqa: N802  (a config type name)
     classes: Sequence[str] | None = None,
     class_map: ClassMap | None = None,
     keep_empty: bool = True,
+    training: bool = False,
 ) -> tuple[DetectionRecords, DataReport]:
     """A COCO-format split.
 
@@ -57,14 +58,19 @@ def CocoDetection(  # noqa: N802  (a config type name)
         classes: names of the classes to use, default all.
         keep_empty: keep images without objects.
     """
-    folder = paths.require_dir(paths.resolve(root), "dataset root")
+    folder = paths.require_dir(paths.resolve(root), "the dataset root", advice=paths.COCO_LAYOUT)
     return read_coco(
-        folder / ann_file, folder / image_dir, classes=classes, class_map=class_map, keep_empty=keep_empty
+        folder / ann_file,
+        folder / image_dir,
+        classes=classes,
+        class_map=class_map,
+        keep_empty=keep_empty,
+        training=training,
     )
 
 
 @DATASETS.register_module()
-def ShapesDetection(  # noqa: N802  (a config type name)
+def ShapesDetection(
     *,
     split: str,
     root: str = "shapes",
@@ -76,6 +82,7 @@ def ShapesDetection(  # noqa: N802  (a config type name)
     classes: Sequence[str] | None = None,
     class_map: ClassMap | None = None,
     keep_empty: bool = True,
+    training: bool = False,
 ) -> tuple[DetectionRecords, DataReport]:
     """The built-in generated dataset; written on first use, reused after.
 
@@ -96,6 +103,7 @@ def ShapesDetection(  # noqa: N802  (a config type name)
         classes=classes,
         class_map=class_map,
         keep_empty=keep_empty,
+        training=training,
     )
 
 
@@ -140,19 +148,16 @@ def build_split(cfg: Mapping[str, Any], name: str, *, seed: int, class_map: Clas
     reader = resolve(DATASETS, dataset.pop("type"), where)
     transforms = build_transforms(dataset.get("transforms", ()), cfg["image_size"], f"{where}.transforms")
     dataset.setdefault("classes", cfg.get("classes"))
-    records, report = reader(**dataset, class_map=class_map)
-    _raise_errors(name, report)
     training = name == "train"
-    if training and len(records.labels) == 0:
-        raise DataError(
-            f"{name} split {records.annotation_file}: {len(records)} images but not one annotation; there is nothing to learn. "
-            "Check that the annotation file belongs to these images."
-        )
+    records, report = reader(**dataset, class_map=class_map, training=training)
+    _raise_errors(name, report)
     check = dict(cfg.get("data_check") or {})
     if check.get("enable", True):
         report = report.merge(check_images(records, decode=check.get("decode", 0)))
         _raise_errors(name, report)
-    return Split(name, DetectionDataset(records, transforms, seed=seed, training=training), records, report, loader)
+    samples = DetectionDataset(records, transforms, seed=seed, training=training)
+    samples.metainfo = {"classes": records.class_map.names}  # type: ignore[attr-defined]  # read by mmengine's loops
+    return Split(name, samples, records, report, loader)
 
 
 def _raise_errors(name: str, report: DataReport) -> None:
@@ -166,8 +171,9 @@ def _raise_errors(name: str, report: DataReport) -> None:
 def build_loader(split: Split, *, seed: int, training: bool) -> DataLoader[Any]:
     """The DataLoader of a split for this rank.
 
-    Training: every rank gets its share of one seeded permutation per epoch and full batches only. Evaluation: whole batches
-    are dealt to the ranks, so nothing is padded or counted twice and each batch is the one a single process would see.
+    Training: every rank gets its share of one seeded permutation per epoch and full batches only. Evaluation: whole
+    batches are dealt to the ranks, so nothing is padded or counted twice and each batch is the one a single process
+    would see.
     """
     rank, world = rank_and_world()
     options = dict(split.loader)
@@ -211,7 +217,8 @@ def check_class_count(num_classes: int | None, class_map: ClassMap, where: Any) 
     if num_classes is not None and num_classes != found:
         raise ConfigError(
             f"model.num_classes is {num_classes}, but the training annotations {where} define {found} classes "
-            f"({', '.join(class_map.names[:5])}{', ...' if found > 5 else ''}). Remove model.num_classes to take the data's, or "
+            f"({', '.join(class_map.names[:5])}{', ...' if found > 5 else ''}). Remove model.num_classes to take "
+            f"the data's, or "
             "select classes with classes=[...]."
         )
     return found

@@ -45,7 +45,9 @@ def init_distributed(launcher: str, *, backend: str | None = None, timeout: floa
         return True
     if launcher == "slurm":
         _slurm_environment()
-    missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    missing = [
+        name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
+    ]
     if missing:
         raise ConfigError(
             f"--launcher {launcher} needs {', '.join(missing)} in the environment; start with "
@@ -67,7 +69,9 @@ def init_distributed(launcher: str, *, backend: str | None = None, timeout: floa
 def _slurm_environment() -> None:
     """Translate Slurm's variables into torchrun's."""
     if "SLURM_PROCID" not in os.environ:
-        raise ConfigError("--launcher slurm needs a Slurm job (SLURM_PROCID is not set); start through tools/slurm_train.sh.")
+        raise ConfigError(
+            "--launcher slurm needs a Slurm job (SLURM_PROCID is not set); start through tools/slurm_train.sh."
+        )
     nodes = os.environ["SLURM_NODELIST"]
     if "MASTER_ADDR" not in os.environ:
         hosts = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
@@ -141,7 +145,9 @@ def average_buffers(modules: Sequence[nn.Module]) -> None:
 
 @MODEL_WRAPPERS.register_module()
 class EffDDP(MMDistributedDataParallel):
-    """DistributedDataParallel that also runs on CPU and takes the buffer option under either of torch's names for it."""
+    """DistributedDataParallel that also runs on CPU and takes the buffer option under either of torch's names for
+    it.
+    """
 
     def __init__(self, module: nn.Module, device_ids: list[int] | None = None, **options: Any) -> None:
         on_cpu = next(module.parameters()).device.type == "cpu"

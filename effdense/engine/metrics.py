@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,22 @@ class CocoMetric(BaseMetric):
         dump: write all detections as COCO result JSON to this path.
         classwise: also report AP of each class.
 
-    Exactly one entry per sample is required over all ranks: a missing or doubled one is an error, not a wrong number. The
-    engine sets ``annotation_file`` and ``class_map`` from the split that is evaluated.
+    Exactly one entry per sample is required over all ranks: a missing or doubled one is an error, not a wrong number.
+    The engine sets ``annotation_file`` and ``class_map`` from the split that is evaluated.
     """
 
     default_prefix = "coco"
 
     def __init__(
-        self, *, backend: str = "pycocotools", dump: str | None = None, classwise: bool = False, prefix: str | None = None
+        self,
+        *,
+        backend: str = "pycocotools",
+        dump: str | None = None,
+        classwise: bool = False,
+        prefix: str | None = None,
     ) -> None:
         super().__init__(prefix=prefix)
+        self.results: list[dict[str, Any]] = []
         self.backend = backend
         self.dump = dump
         self.classwise = classwise
@@ -44,7 +50,7 @@ class CocoMetric(BaseMetric):
         self.image_ids: list[int] = []
         self.scores: CocoScores | None = None
 
-    def bind(self, annotation_file: Path, class_map: ClassMap, image_ids: Sequence[int]) -> None:
+    def bind(self, annotation_file: Path, class_map: ClassMap, image_ids: Iterable[int]) -> None:
         """Say what is evaluated: annotation JSON, the classes of it that the model knows, and the images scored."""
         content = json.loads(Path(annotation_file).read_text())
         known = set(class_map.category_ids)

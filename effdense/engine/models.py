@@ -1,4 +1,6 @@
-"""mmengine shells around plain-torch models: device-side normalisation in, losses or detections in original pixels out."""
+"""mmengine shells around plain-torch models: device-side normalisation in, losses or detections in original pixels
+out.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ class Normalize(nn.Module):
     Args:
         mean, std: per channel, in units of the full range (0..1), RGB.
 
-    In (a collated batch): ``inputs`` (B, C, H, W) uint8; out: the same mapping with ``inputs`` float32 normalised and every
-    tensor on the device. Letterbox padding was filled with the rounded mean, so it comes out near zero.
+    In (a collated batch): ``inputs`` (B, C, H, W) uint8; out: the same mapping with ``inputs`` float32 normalised and
+    every tensor on the device. Letterbox padding was filled with the rounded mean, so it comes out near zero.
     """
 
     mean: Tensor
@@ -57,8 +59,8 @@ class DetectionModel(BaseModel):
         channels_last: memory format of network and batches; about 1.3x faster on CPU and tensor cores.
         options: fields of ``EfficientDetConfig``.
 
-    The checkpointed weights are those of ``network``; ``evaluation_network`` is its exponential moving average once the EMA
-    hook has made one.
+    The checkpointed weights are those of ``network``; ``evaluation_network`` is its exponential moving average once
+    the EMA hook has made one.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class DetectionModel(BaseModel):
 
     @property
     def evaluation_network(self) -> EfficientDet:
-        """What validation runs and ``state_dict`` of a checkpoint holds: the moving average, else the network itself."""
+        """What validation runs and ``state_dict`` of a checkpoint holds: the moving average, else the network
+        itself.
+        """
         return self._ema[0] if self._ema else self.network
 
     def start_ema(self) -> EfficientDet:
@@ -117,7 +121,9 @@ class DetectionModel(BaseModel):
 
     @torch.no_grad()
     def _predict(self, inputs: Tensor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """One dict per image: image_id, index, boxes (M, 4) xyxy px of the original, scores (M,), labels (M,), all on CPU."""
+        """One dict per image: image_id, index, boxes (M, 4) xyxy px of the original, scores (M,), labels (M,), all on
+        CPU.
+        """
         network = self.evaluation_network
         matrices = batch["matrices"].to(inputs.device, torch.float32)
         original = batch["original_sizes"].to(inputs.device)  # (B, 2) h, w

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from mmengine.optim import OptimWrapper
+from mmengine.logging import MMLogger
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from effdense.engine.registry import OPTIM_WRAPPERS, PARAM_SCHEDULERS
+from effdense.engine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, PARAM_SCHEDULERS
 from effdense.errors import ConfigError
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,8 +38,8 @@ class EffOptimWrapper(OptimWrapper):
         accumulative_counts: iterations per optimizer step.
         clip_grad: arguments of ``clip_grad_norm_`` (or ``clip_grad_value_`` with ``type='value'``).
 
-    The gradient norm stays on the device (``last_grad_norm``); a hook reads it with the losses once per logging interval, so a
-    step never waits for the device.
+    The gradient norm stays on the device (``last_grad_norm``); a hook reads it with the losses once per logging
+    interval, so a step never waits for the device.
     """
 
     def __init__(
@@ -93,6 +94,20 @@ class EffOptimWrapper(OptimWrapper):
         super().load_state_dict(state)
         if scaler:
             self.scaler.load_state_dict(scaler)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class QuietOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """mmengine's constructor (``paramwise_cfg`` and all) without its log line per parameter, several hundred a run."""
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel("WARNING")
+        try:
+            return super().__call__(model)
+        finally:
+            logger.setLevel(level)
 
 
 @PARAM_SCHEDULERS.register_module()

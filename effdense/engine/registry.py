@@ -1,7 +1,7 @@
 """Names that config files may use, as children of mmengine's registries under the scope ``effdense``.
 
-A ``type='X'`` in a config is looked up here first and in mmengine's own registry of the same kind second; nothing has to be
-imported by hand.
+A ``type='X'`` in a config is looked up here first and in mmengine's own registry of the same kind second; nothing has
+to be imported by hand.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ LOOPS = _child(mm.LOOPS)
 OPTIMIZERS = _child(mm.OPTIMIZERS)
 OPTIM_WRAPPERS = _child(mm.OPTIM_WRAPPERS, "optim")
 PARAM_SCHEDULERS = _child(mm.PARAM_SCHEDULERS, "optim")
+OPTIM_WRAPPER_CONSTRUCTORS = _child(mm.OPTIM_WRAPPER_CONSTRUCTORS, "optim")
 VISBACKENDS = _child(mm.VISBACKENDS)
 VISUALIZERS = _child(mm.VISUALIZERS)
 LOG_PROCESSORS = _child(mm.LOG_PROCESSORS)

@@ -75,7 +75,11 @@ def train(
         val_evaluator=Evaluator(_evaluator(cfg, "val", val_split)),
         train_cfg={"by_epoch": True, **cfg.train_cfg},
         val_cfg={},
-        optim_wrapper={"type": "EffOptimWrapper", **cfg.optim_wrapper},
+        optim_wrapper={
+            "type": "EffOptimWrapper",
+            "constructor": "QuietOptimWrapperConstructor",
+            **cfg.optim_wrapper,
+        },
         param_scheduler=cfg.get("param_scheduler"),
         auto_scale_lr=cfg.get("auto_scale_lr"),
         load_from=cfg.get("load_from"),
@@ -102,7 +106,8 @@ def test(
     """Evaluate a checkpoint on a split of the config.
 
     Args:
-        checkpoint: a checkpoint of ours, or weights of a layout that ``effdense.load_weights`` knows; all of the model's
+        checkpoint: a checkpoint of ours, or weights of a layout that ``effdense.load_weights`` knows; all of the
+            model's
             tensors must be there.
         split: ``val`` | ``test`` | ``train``.
         out: write the detections as COCO result JSON here. show_dir: write truth-beside-prediction pictures here.
@@ -150,9 +155,7 @@ def test(
     return evaluator.scores
 
 
-def _prepare(
-    config: str | os.PathLike[str], options: Mapping[str, Any] | None, launcher: str
-) -> tuple[Config, str]:
+def _prepare(config: str | os.PathLike[str], options: Mapping[str, Any] | None, launcher: str) -> tuple[Config, str]:
     cfg = load_config(config, options)
     launcher = infer_launcher(launcher if launcher != "none" else cfg.get("launcher", "none"))
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
@@ -176,9 +179,7 @@ def _evaluator(cfg: Config, name: str, split: datasets.Split) -> CocoMetric:
     return metric
 
 
-def _runner(
-    cfg: Config, launcher: str, seed: int, class_map: Any, *, is_training_run: bool, **parts: Any
-) -> EffRunner:
+def _runner(cfg: Config, launcher: str, seed: int, class_map: Any, *, is_training_run: bool, **parts: Any) -> EffRunner:
     rank, _ = rank_and_world()
     # Weights are drawn from the same seed on every rank; stochastic depth then from one stream per rank.
     torch.manual_seed(seed)
@@ -198,7 +199,9 @@ def _runner(
         "color": "rgb",
     }
     randomness = dict(cfg.get("randomness") or {})
-    randomness["seed"] = seed + rank  # different dropout on every rank; data order and augmentation have their own seeds
+    randomness["seed"] = (
+        seed + rank
+    )  # different dropout on every rank; data order and augmentation have their own seeds
     runner = EffRunner(
         model=model,
         work_dir=cfg.work_dir,
@@ -233,7 +236,8 @@ def _header(runner: EffRunner, splits: list[datasets.Split]) -> None:
     )
     for split in splits:
         runner.logger.info(
-            f"{split.name}: {len(split.records)} images, {len(split.records.labels)} boxes, {split.records.annotation_file}"
+            f"{split.name}: {len(split.records)} images, {len(split.records.labels)} boxes, "
+            f"{split.records.annotation_file}"
         )
         for warning in split.report.warnings:
             runner.logger.log(logging.WARNING, f"{split.name}: {warning}")

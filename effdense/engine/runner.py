@@ -1,4 +1,6 @@
-"""mmengine's Runner with checkpoints that can be read back, resume that restores what it says, and errors that keep their line."""
+"""mmengine's Runner with checkpoints that can be read back, resume that restores what it says, and errors that keep
+their line.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ class EffRunner(Runner):
         self.metadata = metadata
         self.progress: dict[str, Any] = {}
         self.is_training_run = is_training_run
-        self._rng_to_restore: dict[str, Any] | None = None
+        self._has_loaded = False
         super().__init__(*args, **kwargs)
 
     # -- building ------------------------------------------------------------------------------------------------------
@@ -48,7 +50,9 @@ class EffRunner(Runner):
             if device.type == "cuda":
                 model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
             else:
-                self.logger.warning("sync_bn: torch has no SyncBatchNorm on CPU; each process normalises its own batch.")
+                self.logger.warning(
+                    "sync_bn: torch has no SyncBatchNorm on CPU; each process normalises its own batch."
+                )
         return EffDDP(
             model,
             device_ids=[device.index] if device.type == "cuda" else None,
@@ -64,7 +68,8 @@ class EffRunner(Runner):
         for group in optim_wrapper.param_groups:
             group["lr"] *= factor
         self.logger.info(
-            f"LR x {factor:g}: batch {batch} per optimizer step, the config's LR is for {auto_scale_lr['base_batch_size']}."
+            f"LR x {factor:g}: batch {batch} per optimizer step, the config's LR is for "
+            f"{auto_scale_lr['base_batch_size']}."
         )
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
@@ -140,7 +145,9 @@ class EffRunner(Runner):
         files.save_atomically(files.plain(content), path)
 
     def _config_text(self) -> str:
-        """The resolved config, for reading only: nothing ever runs it. Rendered once, yapf takes seconds on long ones."""
+        """The resolved config, for reading only: nothing ever runs it. Rendered once, yapf takes seconds on long
+        ones.
+        """
         if not hasattr(self, "_config_text_cache"):
             self._config_text_cache = str(self.cfg.pretty_text)
         return self._config_text_cache
@@ -169,14 +176,16 @@ class EffRunner(Runner):
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Restore weights, moving average, optimizer, schedules, position, best score and random streams.
 
-        Raises: WeightsError when the checkpoint holds weights only, is of another model, or of another number of processes
+        Raises: WeightsError when the checkpoint holds weights only, is of another model, or of another number of
+            processes
             or batches an epoch (the position would mean something else).
         """
         content = files.load(filename)
         meta = content["meta"]
         if "optimizer" not in content:
             raise WeightsError(
-                f"{filename} holds weights only (best.pth does); resume from an epoch_N.pth of the same folder, or start a "
+                f"{filename} holds weights only (best.pth does); resume from an epoch_N.pth of the same folder, or "
+                f"start a "
                 f"new run from it with --cfg-options load_from={filename}."
             )
         expected = (self.world_size, len(self.train_dataloader))
@@ -184,7 +193,8 @@ class EffRunner(Runner):
         if found != expected:
             raise WeightsError(
                 f"{filename} was written by {found[0]} process(es) with {found[1]} iterations an epoch, this run has "
-                f"{expected[0]} and {expected[1]}; resume with the same processes and batch size, or start a new run from its "
+                f"{expected[0]} and {expected[1]}; resume with the same processes and batch size, or start a new "
+                f"run from its "
                 f"weights with --cfg-options load_from={filename}."
             )
         shell = self.shell
@@ -195,7 +205,8 @@ class EffRunner(Runner):
         schedulers = self.param_schedulers or []
         if len(schedulers) != len(content["param_schedulers"]):
             raise WeightsError(
-                f"{filename} has {len(content['param_schedulers'])} schedules, the config {len(schedulers)}; resume with the "
+                f"{filename} has {len(content['param_schedulers'])} schedules, the config {len(schedulers)}; resume "
+                f"with the "
                 "config the run was started with."
             )
         for scheduler, state in zip(schedulers, content["param_schedulers"], strict=True):

@@ -1,4 +1,6 @@
-"""EfficientDet against effdet 0.4.1: weights, logits, anchors, loss, gradients and detections of the same random network."""
+"""EfficientDet against effdet 0.4.1: weights, logits, anchors, loss, gradients and detections of the same random
+network.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ def reference(level: str, size: tuple[int, int], num_classes: int = 90, seed: in
             value.uniform_(-0.2, 0.2, generator=generator)
         elif name.endswith("edge_weights"):
             value.uniform_(-0.2, 1.5, generator=generator)
-        elif name.endswith("bn.weight") or ".bn" in name and name.endswith(".weight"):
+        elif name.endswith("bn.weight") or (".bn" in name and name.endswith(".weight")):
             value.uniform_(0.7, 1.3, generator=generator)
         elif name.endswith("bias") and "predict" not in name:
             value.uniform_(-0.1, 0.1, generator=generator)
@@ -166,8 +168,8 @@ def effdet_targets(targets: list[dict[str, torch.Tensor]], size: tuple[int, int]
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(("level", "size"), [("d0", (256, 384)), ("lite0", (192, 192)), ("d0", (225, 319))])
 def test_loss_and_gradients_equal(level: str, size: tuple[int, int], seed: int) -> None:
-    # The networks run in float64, so that what is compared is the loss and not rounding that a random, deep network amplifies
-    # on the way back; both losses compute in float32.
+    # The networks run in float64, so that what is compared is the loss and not rounding that a random, deep network
+    # amplifies on the way back; both losses compute in float32.
     model = reference(level, size, num_classes=7, seed=seed).double()
     detector = ours(level, model, num_classes=7).double()
     bench = DetBenchTrain(model).eval()

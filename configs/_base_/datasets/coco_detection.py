@@ -1,5 +1,6 @@
 # COCO 2017 under $EFFDENSE_DATA/coco: annotations/instances_{train,val}2017.json, train2017/, val2017/.
-# Training sees EfficientDet's scale jitter .1-2.0 with a random crop, and flips; evaluation an aspect-keeping letterbox.
+# Training sees EfficientDet's scale jitter .1-2.0 with a random crop, and flips; evaluation an aspect-keeping
+# letterbox.
 _root = "coco"
 
 train_dataloader = dict(

@@ -1,5 +1,6 @@
-# EfficientDet's published recipe (EfficientDet section 5.1; automl efficientdet/hparams_config.py): SGD .9, LR .08 per batch 64,
-# one warm-up epoch from .008, cosine over 300 epochs, weight decay 4e-5 off norm and bias, gradient norm 10, SyncBN.
+# EfficientDet's published recipe (EfficientDet section 5.1; automl efficientdet/hparams_config.py): SGD .9, LR .08 per
+# batch 64, one warm-up epoch from .008, cosine over 300 epochs, weight decay 4e-5 off norm and bias, gradient norm 10,
+# SyncBN.
 train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=10)
 val_cfg = dict()
 

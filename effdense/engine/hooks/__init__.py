@@ -1,8 +1,8 @@
 """Hooks of the training run; importing this package registers them."""
 
 from effdense.engine.hooks.checkpoint import CheckpointHook
-from effdense.engine.hooks.ema import EMAHook, SyncBuffersHook
+from effdense.engine.hooks.ema import EMAHook, PreciseBNHook, SyncBuffersHook
 from effdense.engine.hooks.pictures import PicturesHook
 from effdense.engine.hooks.runtime_info import RuntimeInfoHook
 
-__all__ = ["CheckpointHook", "EMAHook", "PicturesHook", "RuntimeInfoHook", "SyncBuffersHook"]
+__all__ = ["CheckpointHook", "EMAHook", "PicturesHook", "PreciseBNHook", "RuntimeInfoHook", "SyncBuffersHook"]

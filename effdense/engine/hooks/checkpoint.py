@@ -24,8 +24,8 @@ class CheckpointHook(Hook):
         save_best: metric whose best value is kept as ``best.pth`` (weights and metadata), None for none.
         greater_is_better: direction of ``save_best``.
 
-    The new file is complete on disk before the pointer moves to it, and the pointer moves before an old file goes, so a kill
-    at any point leaves a checkpoint that resumes.
+    The new file is complete on disk before the pointer moves to it, and the pointer moves before an old file goes, so
+    a kill at any point leaves a checkpoint that resumes.
     """
 
     priority = "VERY_LOW"
@@ -63,7 +63,8 @@ class CheckpointHook(Hook):
             return
         if self.save_best not in metrics:
             raise ConfigError(
-                f"default_hooks.checkpoint.save_best is {self.save_best!r}, but validation reports {sorted(metrics)[:12]}."
+                f"default_hooks.checkpoint.save_best is {self.save_best!r}, but validation reports "
+                f"{sorted(metrics)[:12]}."
             )
         value = float(metrics[self.save_best])
         best = runner.progress.get("best_score")

@@ -1,16 +1,18 @@
-"""Exponential moving average of the weights, and BatchNorm statistics that agree over ranks."""
+"""Exponential moving average of the weights, and BatchNorm statistics that fit the weights and agree over ranks."""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from torch import nn
+from torch import Tensor, nn
 
 from effdense.engine.distributed import average_buffers
 from effdense.engine.registry import HOOKS
 from effdense.errors import ConfigError
+from effdense.models.batch_norm import recalibrate_batch_norm
 
 
 def unwrap(model: Any) -> Any:
@@ -19,7 +21,9 @@ def unwrap(model: Any) -> Any:
 
 
 def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """``average = decay * average + (1 - decay) * network`` for parameters and float buffers; integer buffers are copied."""
+    """``average = decay * average + (1 - decay) * network`` for parameters and float buffers; integer buffers are
+    copied.
+    """
     with torch.no_grad():
         old, new = [], []
         for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
@@ -78,3 +82,38 @@ class SyncBuffersHook(Hook):
         if model.evaluation_network is not model.network:
             networks.append(model.evaluation_network)
         average_buffers(networks)
+
+
+@HOOKS.register_module()
+class PreciseBNHook(Hook):
+    """Measure the evaluated network's BatchNorm statistics anew before each validation, on the epoch's last batches.
+
+    Args:
+        num_batches: how many training batches to hold (uint8) and run through the network.
+
+    For short schedules and small batches, where running statistics (and the moving average of them) do not fit the
+    weights. Runs before the epoch is saved, so that the checkpoint holds what is validated.
+    """
+
+    priority = "HIGH"
+
+    def __init__(self, num_batches: int = 20) -> None:
+        if num_batches < 1:
+            raise ConfigError(f"PreciseBNHook.num_batches must be at least 1, got {num_batches}.")
+        self._images: deque[Tensor] = deque(maxlen=num_batches)
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if data_batch is not None:
+            self._images.append(data_batch["inputs"])
+
+    def after_train_epoch(self, runner: Any) -> None:
+        loop = runner.train_loop
+        epoch = runner.epoch + 1
+        validates = epoch >= loop.val_begin and (epoch % loop.val_interval == 0 or epoch == loop.max_epochs)
+        if validates:
+            model = unwrap(runner.model)
+            normalize = model.data_preprocessor
+            recalibrate_batch_norm(
+                model.evaluation_network, (normalize({"inputs": images})["inputs"] for images in self._images)
+            )
+        self._images.clear()

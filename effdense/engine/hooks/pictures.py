@@ -22,7 +22,8 @@ class PicturesHook(Hook):
     Args:
         num_images: validation images on the sheet, spread over the split.
         score_threshold: predictions below it are not drawn.
-        each_dir: also write one truth-beside-prediction picture per image into this folder (``tools/test.py --show-dir``).
+        each_dir: also write one truth-beside-prediction picture per image into this folder (``tools/test.py
+            --show-dir``).
         enable: False draws nothing.
     """
 
@@ -52,7 +53,11 @@ class PicturesHook(Hook):
             canvas = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
             pictures.append(draw_boxes(canvas, boxes[valid], labels[valid], class_names=names))
         sheet = contact_sheet(
-            pictures, columns=4, heading="first training batch, as the model sees it", legend=_legend(names), cell_width=320
+            pictures,
+            columns=4,
+            heading="first training batch, as the model sees it",
+            legend=_legend(names),
+            cell_width=320,
         )
         save_picture(sheet, self._folder(runner) / "train_batch.jpg")
 
@@ -83,7 +88,9 @@ class PicturesHook(Hook):
             if on_sheet:
                 self._pairs[index] = (truth, predicted)
             if self.each_dir is not None:
-                save_picture(side_by_side(truth, predicted), Path(self.each_dir) / f"{index:05d}_{record.path.stem}.jpg")
+                save_picture(
+                    side_by_side(truth, predicted), Path(self.each_dir) / f"{index:05d}_{record.path.stem}.jpg"
+                )
 
     def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
         if not self.enable or not self._pairs:
