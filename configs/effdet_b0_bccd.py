@@ -7,7 +7,7 @@ Expects:  $EFFDENSE_DATA/bccd/{annotations/instances_{train,val,test}.json,image
 _base_ = ["_base_/default_runtime.py", "_base_/schedules/adamw_short.py"]
 
 _root = "bccd"
-image_size = 384
+image_size = 320
 model = dict(type="DetectionModel", name="efficientdet_d0", bn_momentum=0.1, encoder_bn_momentum=0.1)
 
 train_dataloader = dict(
@@ -46,10 +46,11 @@ test_dataloader = dict(
 )
 val_evaluator = dict(type="CocoMetric", classwise=True)
 
-train_cfg = dict(max_epochs=30, val_interval=5)
+train_cfg = dict(max_epochs=24, val_interval=4)
+optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=0.05))
 default_hooks = dict(
     runtime_info=dict(interval=5),
     logger=dict(interval=5),
     ema=dict(decay=0.99),
-    precise_bn=dict(type="PreciseBNHook", num_batches=20),
+    precise_bn=dict(type="PreciseBNHook", num_batches=25, freeze_from=16),
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from effdense.errors import EffdenseError
+from effdense.errors import ConfigError, EffdenseError, did_you_mean
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -60,19 +62,27 @@ def _list(arguments: argparse.Namespace) -> None:
     from effdense import list_models
 
     names = list_models(arguments.pattern)
-    print("\n".join(names) if names else f"no model matches {arguments.pattern!r}; effdense list shows all")
+    if not names:
+        near = did_you_mean(arguments.pattern, list_models())
+        raise ConfigError(f"no model matches {arguments.pattern!r}; effdense list shows all.{near}")
+    print("\n".join(names))
 
 
 def _predict(arguments: argparse.Namespace) -> None:
     from effdense import load
 
     model = load(arguments.checkpoint)
+    written: set[Path] = set()
     for result in model.stream(arguments.source, score_threshold=arguments.score_threshold):
         print(f"{result.path}: {result!r}")
         if arguments.out_dir:
-            from pathlib import Path
-
-            result.save(Path(arguments.out_dir) / f"{Path(str(result.path)).stem}.jpg")
+            source = Path(str(result.path))
+            target = Path(arguments.out_dir) / f"{source.stem}.jpg"
+            if target in written:  # a.png beside a.jpg, or pictures of several folders
+                target = target.with_name(f"{source.name}.{len(written)}.jpg")
+            if target.resolve() == source.resolve():
+                raise ConfigError(f"--out-dir would overwrite the input picture {source}; name another folder.")
+            written.add(result.save(target))
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
@@ -124,9 +134,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parsed = build_parser(arguments[0] if arguments else None).parse_args(arguments)
     try:
         parsed.run(parsed)
+        sys.stdout.flush()
     except EffdenseError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader (head, less) has left: the interpreter's own flush at exit must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0

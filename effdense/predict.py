@@ -1,7 +1,7 @@
 """From a checkpoint to detections in pictures: ``effdense.load("work_dirs/run/best.pth")("street.jpg")``.
 
-A checkpoint knows its model, classes, normalisation and input size, so nothing beside the file is needed, no config is executed,
-and mmengine is not imported.
+A checkpoint knows its model, classes, normalisation and input size, so nothing beside the file is needed, no config is
+executed, and mmengine is not imported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from effdense.data import ResizePad, invert_boxes, read_image
-from effdense.errors import DataError, ShapeError, WeightsError
+from effdense.errors import ConfigError, DataError, ShapeError, WeightsError
 from effdense.models.detection import EfficientDet, create_detector
 from effdense.models.weights import load_weights
 from effdense.models.weights.load import read_checkpoint
@@ -27,9 +27,9 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def load(path: str | os.PathLike[str], *, device: str | torch.device | None = None) -> Predictor:
-    """A ready model from a checkpoint of ours, or from a run folder (its ``best.pth``, else the newest ``epoch_N.pth``).
+    """A ready model from a checkpoint of ours, or from a run folder: its ``best.pth``, else the newest ``epoch_N.pth``.
 
-    Raises: WeightsError when there is no readable effdense checkpoint.
+    Raises: WeightsError when there is no readable effdense checkpoint, or one whose parts contradict each other.
     """
     file = _checkpoint_in(Path(path).expanduser())
     content = read_checkpoint(file)
@@ -40,8 +40,18 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device | None = No
             "For bare weights: effdense.create_detector(NAME, num_classes=K, weights=PATH)."
         )
     arguments = dict(meta["model"])
+    absent = [key for key in ("name", "num_classes") if key not in arguments]
+    absent += [key for key in ("classes", "category_ids") if key not in meta]
+    absent += [] if "state_dict" in content else ["state_dict"]
+    if absent:
+        raise WeightsError(f"{file} is an incomplete effdense checkpoint: it lacks {', '.join(absent)}.")
     model = create_detector(arguments.pop("name"), arguments.pop("num_classes"), **arguments)
-    load_weights(model, content["state_dict"])
+    report = load_weights(model, content["state_dict"])
+    if report.remade:
+        raise WeightsError(
+            f"{file} says {model.num_classes} classes, but its weights were trained for another number "
+            f"({', '.join(report.remade)} differ in shape)."
+        )
     return Predictor(model, tuple(meta["classes"]), category_ids=tuple(meta["category_ids"]), meta=meta, device=device)
 
 
@@ -63,10 +73,14 @@ class Predictor:
     """A detector with its preprocessing and class names.
 
     Args:
-        model: the network. class_names: names of labels 0..K-1. category_ids: ids in the training annotations, for COCO output.
+        model: the network, for RGB images.
+        class_names: names of labels 0..K-1.
+        category_ids: ids in the training annotations, for COCO output.
         meta: what else the checkpoint says.
         device: default the GPU if there is one.
         batch_size: images per forward pass over lists and folders.
+
+    Raises: ConfigError when the model does not take RGB, the names are not K, or the batch size is below 1.
     """
 
     def __init__(
@@ -79,8 +93,21 @@ class Predictor:
         device: str | torch.device | None = None,
         batch_size: int = 8,
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = model.eval().to(self.device, memory_format=torch.channels_last)
+        if model.config.in_channels != 3:
+            raise ConfigError(
+                f"a Predictor feeds RGB, but {model.config.name} takes {model.config.in_channels} channels."
+            )
+        if len(class_names) != model.num_classes:
+            raise ConfigError(
+                f"{model.config.name} has {model.num_classes} classes, got {len(class_names)} class_names."
+            )
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        self.model = model.eval().to(self.device)
+        self.model.to(memory_format=torch.channels_last)
         self.class_names = tuple(class_names)
         self.category_ids = None if category_ids is None else tuple(category_ids)
         self.meta = meta or {}
@@ -93,11 +120,14 @@ class Predictor:
         """Detect objects.
 
         Args:
-            source: path, array (H, W, 3) uint8 RGB, PIL image, tensor (3, H, W) uint8 RGB, folder, glob pattern, or a list.
+            source: path, array (H, W, 3) uint8 RGB or (H, W) grey, PIL image, tensor (3, H, W) uint8 RGB, folder, glob
+                pattern (``**`` for folders of any depth), or a list of these.
             score_threshold: leave weaker detections out.
             options: as for ``EfficientDet.predict``.
 
         Returns: ``Detections`` in pixels of the original image; a list of them for a folder, a pattern or a list.
+        Raises: DataError for a file that is no picture or a folder without any, ShapeError for an array or tensor that
+            is none.
         """
         results = list(self.stream(source, score_threshold=score_threshold, **options))
         return results[0] if _is_single(source) else results
@@ -177,7 +207,7 @@ def _items(source: Any) -> Iterator[Any]:
     if Path(source).is_dir():
         files = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in _SUFFIXES)
     else:
-        files = [Path(name) for name in sorted(glob.glob(str(source)))]
+        files = [Path(name) for name in sorted(glob.glob(str(source), recursive=True))]
     if not files:
         raise DataError(f"no images in {Path(source).absolute()}; files ending in {', '.join(_SUFFIXES)} are read.")
     yield from files
@@ -188,7 +218,7 @@ def _as_rgb(item: Any) -> tuple[np.ndarray, str | None]:
     if isinstance(item, (str, os.PathLike)):
         return read_image(Path(item)), str(item)
     if isinstance(item, Tensor):
-        if item.ndim != 3 or item.shape[0] != 3 or item.dtype != torch.uint8:
+        if item.ndim != 3 or item.shape[0] != 3 or item.dtype != torch.uint8 or item.numel() == 0:
             raise ShapeError(
                 f"an image tensor must be uint8 (3, H, W) RGB, got {item.dtype} {tuple(item.shape)}; "
                 "normalised batches go to model.model.predict."
@@ -199,8 +229,9 @@ def _as_rgb(item: Any) -> tuple[np.ndarray, str | None]:
 
         return np.asarray(ImageOps.exif_transpose(item).convert("RGB")), None
     array = np.asarray(item)
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3) or array.size == 0:
         raise ShapeError(f"an image array must be uint8 (H, W, 3) RGB or (H, W) grey, got {array.dtype} {array.shape}.")
-    if array.ndim == 2 or array.shape[2] == 1:
+    if channels == 1:
         array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
     return np.ascontiguousarray(array), None

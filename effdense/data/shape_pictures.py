@@ -21,7 +21,8 @@ EMPTY_SHARE = 0.04
 MIN_VISIBLE = 0.4  # of the shape's pixels inside the picture
 MIN_CONTRAST = 90.0  # Euclidean RGB distance of a shape to the ground under it
 MIN_RADIUS_PX = 8.0
-MAX_RADIUS_SHARE = 0.26  # of the shorter side
+MIN_RADIUS_SHARE = 0.09  # of the shorter side
+MAX_RADIUS_SHARE = 0.28
 _SUBPIXEL_BITS = 4
 
 
@@ -69,8 +70,9 @@ def _regular(corners: int, radii: NDArray[np.float64]) -> NDArray[np.float64]:
 def _random_outlines(label: int, size: tuple[int, int], generator: np.random.Generator) -> list[NDArray[np.float64]]:
     """Closed outlines (P, 2) px of one shape at random place, size, stretch and angle; a second one is a hole."""
     shorter = min(size)
-    largest = max(MIN_RADIUS_PX + 1, MAX_RADIUS_SHARE * shorter)
-    radius = np.exp(generator.uniform(np.log(MIN_RADIUS_PX), np.log(largest)))
+    smallest = max(MIN_RADIUS_PX, MIN_RADIUS_SHARE * shorter)
+    largest = max(smallest + 1, MAX_RADIUS_SHARE * shorter)
+    radius = np.exp(generator.uniform(np.log(smallest), np.log(largest)))
     name = SHAPE_NAMES[label]
     squeeze = generator.uniform(0.55, 1.0) if name in ("ellipse", "rectangle") else generator.uniform(0.8, 1.0)
     if name == "ellipse":
@@ -153,9 +155,15 @@ def _pattern(size: tuple[int, int], generator: np.random.Generator) -> NDArray[n
 
 
 def _ground(size: tuple[int, int], generator: np.random.Generator) -> NDArray[np.float32]:
-    """Textured ground between two random colours, uneven light, float32 (H, W, 3) in about 0..255."""
-    first = generator.uniform(20, 235, 3)
-    second = np.clip(first + generator.normal(0, 45, 3), 10, 245)
+    """Textured ground between two random colours, uneven light, float32 (H, W, 3) in about 0..255.
+
+    Colours are muted, as grounds of photographs are. A picture filled with one saturated colour has feature means far
+    from any training statistics, and a network with BatchNorm answers such a picture with noise until it is well
+    trained.
+    """
+    first = generator.uniform(60, 195) + generator.normal(0, 22, 3)
+    second = first + generator.uniform(-60, 60) + generator.normal(0, 12, 3)
+    first, second = np.clip(first, 10, 245), np.clip(second, 10, 245)
     pattern = _pattern(size, generator)
     if generator.random() < 0.5:
         pattern = cast(NDArray[np.float32], cv2.GaussianBlur(pattern, (0, 0), generator.uniform(0.6, 2.0)))

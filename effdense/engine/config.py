@@ -152,7 +152,7 @@ def load_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
     for key in [key for key in cfg if key.startswith("_")]:
         cfg.pop(key)
     if options:
-        _check_option_types(cfg, options)
+        _check_option_types(cfg.to_dict(), options)
         try:
             cfg.merge_from_dict(dict(options))
         except (KeyError, TypeError, AssertionError, IndexError, ValueError) as error:
@@ -161,10 +161,12 @@ def load_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
     return cfg
 
 
-def check_config(cfg: Mapping[str, Any], source: str = "config") -> None:
+def check_config(cfg: Config | Mapping[str, Any], source: str = "config") -> None:
     """Raise ConfigError at the first key, type name or argument that nothing would read, with the nearest right
     ones.
     """
+    if isinstance(cfg, Config):  # reads like a mapping and is none
+        cfg = cfg.to_dict()
     known = top_level_keys()
     for key in cfg:
         if key not in known:

@@ -1,4 +1,4 @@
-"""BatchNorm statistics measured anew for fixed weights."""
+"""BatchNorm statistics: measured anew for fixed weights, or frozen."""
 
 from __future__ import annotations
 
@@ -50,3 +50,10 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> int
         for module, mode in modes.items():
             module.training = mode
     return used
+
+
+def set_batch_norm_training(network: nn.Module, training: bool) -> None:
+    """Let BatchNorm layers use batch statistics (True) or their running ones (False); other modules keep their mode."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.training = training

@@ -4,7 +4,7 @@ val_cfg = dict()
 
 optim_wrapper = dict(
     type="EffOptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=1e-2),
+    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=1e-2, fused=True),
     paramwise_cfg=dict(flat_decay_mult=0.0),
     clip_grad=dict(max_norm=10.0),
 )

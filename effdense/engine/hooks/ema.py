@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from effdense.engine.distributed import average_buffers
 from effdense.engine.registry import HOOKS
 from effdense.errors import ConfigError
-from effdense.models.batch_norm import recalibrate_batch_norm
+from effdense.models.batch_norm import recalibrate_batch_norm, set_batch_norm_training
 
 
 def unwrap(model: Any) -> Any:
@@ -86,34 +86,53 @@ class SyncBuffersHook(Hook):
 
 @HOOKS.register_module()
 class PreciseBNHook(Hook):
-    """Measure the evaluated network's BatchNorm statistics anew before each validation, on the epoch's last batches.
+    """BatchNorm statistics that fit the weights: measured anew before each validation, and frozen late in training.
 
     Args:
-        num_batches: how many training batches to hold (uint8) and run through the network.
+        num_batches: how many of an epoch's last training batches to hold (uint8) and run through the network.
+        freeze_from: first epoch (counted from 1) that trains with frozen statistics, as evaluation will use them; None
+            for never, 1 for fine-tuning with the statistics of the starting weights.
 
-    For short schedules and small batches, where running statistics (and the moving average of them) do not fit the
-    weights. Runs before the epoch is saved, so that the checkpoint holds what is validated.
+    For short schedules and small batches. There, running statistics lag behind the weights; and a picture unlike the
+    rest is tamed by its own share in the batch statistics while training but not in evaluation, where an EfficientNet's
+    squeeze-and-excitation then amplifies it from block to block. Training with frozen statistics unlearns that.
+    Statistics change before an epoch is saved, so that the checkpoint holds what is validated.
     """
 
     priority = "HIGH"
 
-    def __init__(self, num_batches: int = 20) -> None:
+    def __init__(self, num_batches: int = 20, freeze_from: int | None = None) -> None:
         if num_batches < 1:
             raise ConfigError(f"PreciseBNHook.num_batches must be at least 1, got {num_batches}.")
+        if freeze_from is not None and freeze_from < 1:
+            raise ConfigError(f"PreciseBNHook.freeze_from counts epochs from 1, got {freeze_from}.")
+        self.freeze_from = freeze_from
         self._images: deque[Tensor] = deque(maxlen=num_batches)
 
+    def _frozen_in(self, epoch: int) -> bool:
+        return self.freeze_from is not None and epoch >= self.freeze_from
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if batch_idx == 0 and self._frozen_in(runner.epoch + 1):  # the loop has just called train()
+            set_batch_norm_training(unwrap(runner.model).network, False)
+
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        if data_batch is not None:
+        if data_batch is not None and not self._frozen_in(runner.epoch + 1):
             self._images.append(data_batch["inputs"])
 
     def after_train_epoch(self, runner: Any) -> None:
-        loop = runner.train_loop
         epoch = runner.epoch + 1
-        validates = epoch >= loop.val_begin and (epoch % loop.val_interval == 0 or epoch == loop.max_epochs)
-        if validates:
-            model = unwrap(runner.model)
-            normalize = model.data_preprocessor
+        if self._frozen_in(epoch):
+            return
+        loop = runner.train_loop
+        model = unwrap(runner.model)
+        networks = []
+        if epoch >= loop.val_begin and (epoch % loop.val_interval == 0 or epoch == loop.max_epochs):
+            networks.append(model.evaluation_network)
+        if self._frozen_in(epoch + 1) and model.network not in networks:
+            networks.append(model.network)
+        for network in networks:
             recalibrate_batch_norm(
-                model.evaluation_network, (normalize({"inputs": images})["inputs"] for images in self._images)
+                network, (model.data_preprocessor({"inputs": images})["inputs"] for images in self._images)
             )
         self._images.clear()

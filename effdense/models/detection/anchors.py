@@ -44,8 +44,9 @@ def make_anchors(
     Returns: (N, 4) float32 xyxy px, N = A * sum(h*w).
 
     The stride is the real quotient image / feature size per axis, so sizes that no power of two divides keep their
-    anchors centred on the cells: centre (i + .5) * stride. Computed in float64 and rounded once, as effdet does: equal IoUs
-    of neighbouring anchors are common, and another rounding would break those ties another way in the assignment.
+    anchors centred on the cells: centre (i + .5) * stride. Computed in float64 and rounded once, as effdet does: equal
+    IoUs of neighbouring anchors are common, and another rounding would break those ties another way in the assignment.
+    Computed on the CPU whatever the device: the same bits everywhere, and not every device has float64.
     """
     levels = []
     for height, width in feature_sizes:

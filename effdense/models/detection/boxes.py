@@ -14,7 +14,7 @@ def box_area(boxes: Tensor) -> Tensor:
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of every box of ``a`` (..., M, 4) with every box of ``b`` (..., N, 4) -> (..., M, N); 0 where both are empty."""
+    """IoU of every box of ``a`` (..., M, 4) with every box of ``b`` (..., N, 4) -> (..., M, N); 0 with an empty box."""
     top_left = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
     bottom_right = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
     sides = (bottom_right - top_left).clamp(min=0)
@@ -41,8 +41,8 @@ def clip_boxes(boxes: Tensor, height: Tensor | float, width: Tensor | float) -> 
 def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
     """Regression targets (..., 4) of ``boxes`` against ``anchors``, both xyxy (..., 4).
 
-    The code is Google's (ty, tx, th, tw) = ((cy-cy_a)/h_a, (cx-cx_a)/w_a, log(h/h_a), log(w/w_a)), without variance scaling:
-    the box head's channels are in that order, so converted weights need no permutation. Source: automl
+    The code is Google's (ty, tx, th, tw) = ((cy-cy_a)/h_a, (cx-cx_a)/w_a, log(h/h_a), log(w/w_a)), without variance
+    scaling: the box head's channels are in that order, so converted weights need no permutation. Source: automl
     object_detection/faster_rcnn_box_coder.py.
     """
     width_a = anchors[..., 2] - anchors[..., 0] + _CODER_EPS
@@ -55,7 +55,7 @@ def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
 
 
 def decode_boxes(deltas: Tensor, anchors: Tensor) -> Tensor:
-    """Inverse of ``encode_boxes``: deltas (..., 4) in (ty, tx, th, tw) order and anchors (..., 4) xyxy -> boxes xyxy px."""
+    """Inverse of ``encode_boxes``: deltas (..., 4) as (ty, tx, th, tw) and anchors (..., 4) xyxy -> boxes xyxy px."""
     ty, tx, th, tw = deltas.unbind(-1)
     width_a = anchors[..., 2] - anchors[..., 0]
     height_a = anchors[..., 3] - anchors[..., 1]

@@ -1,7 +1,8 @@
 """EfficientDet: encoder -> BiFPN -> shared heads, and the two things one does with its raw outputs: a loss, detections.
 
-The network (``forward``) returns raw per-level outputs. Anchors, assignment, loss and post-processing are functions of their
-own modules; ``loss`` and ``predict`` below only string them together. Images come in normalised (see ``config.mean/std``).
+The network (``forward``) returns raw per-level outputs. Anchors, assignment, loss and post-processing are functions of
+their own modules; ``loss`` and ``predict`` below only string them together. Images come in normalised (see
+``config.mean`` and ``config.std``).
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from effdense.errors import ConfigError, ShapeError
+from effdense.errors import ConfigError, ShapeError, did_you_mean
 from effdense.models.detection.anchors import make_anchors
 from effdense.models.detection.assignment import assign_anchors
 from effdense.models.detection.families import EfficientDetConfig, detector_config
 from effdense.models.detection.head import PredictionHead
 from effdense.models.detection.losses import detection_loss
 from effdense.models.detection.postprocess import PaddedDetections, non_maximum_suppression, select_candidates
+from effdense.models.detection.targets import pad_targets
 from effdense.models.encoders import create_encoder
 from effdense.models.layers import batch_norm
 from effdense.models.necks.bifpn import BiFPN
@@ -42,13 +44,14 @@ class EfficientDet(nn.Module):
         config: architecture, anchors, loss and post-processing (``families.py``).
         num_classes: K; labels are 0..K-1, there is no background class.
 
-    Submodules are named as in effdet (``backbone``, ``fpn``, ``class_net``, ``box_net``): converted weights load unrenamed.
+    Submodules are named as in effdet (``backbone``, ``fpn``, ``class_net``, ``box_net``): converted weights load
+    unrenamed.
     """
 
     def __init__(self, config: EfficientDetConfig, num_classes: int) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ConfigError(f"{config.name}: num_classes must be at least 1, got {num_classes}.")
+        if type(num_classes) is not int or num_classes < 1:
+            raise ConfigError(f"{config.name}: num_classes must be a whole number of at least 1, got {num_classes!r}.")
         self.config = config
         self.num_classes = num_classes
 
@@ -120,10 +123,12 @@ class EfficientDet(nn.Module):
         return DetectorOutput(self.class_net(pyramid), self.box_net(pyramid))
 
     def anchors(self, image_size: tuple[int, int], output: DetectorOutput) -> Tensor:
-        """(N, 4) xyxy px anchors for an input of (H, W), sized by the outputs' own feature shapes; cached outside compilation."""
+        """(N, 4) xyxy px anchors for an input of (H, W), sized by the outputs' own feature shapes."""
         sizes = tuple((level.shape[-2], level.shape[-1]) for level in output.class_logits)
         device = output.class_logits[0].device
-        cacheable = not torch.compiler.is_compiling() and not torch.is_inference_mode_enabled()
+        # Kept only in plain eager runs: inference tensors cannot train, fake ones must not outlive their trace.
+        plain = not torch.compiler.is_compiling() and type(output.class_logits[0]) is Tensor
+        cacheable = plain and not torch.is_inference_mode_enabled()
         key = (image_size, sizes, device)
         if cacheable and key in self._anchor_cache:
             return self._anchor_cache[key]
@@ -180,17 +185,33 @@ class EfficientDet(nn.Module):
 
         Args:
             images: (B, C, H, W) normalised.
-            targets: B mappings with ``boxes`` (G, 4) xyxy px of the input and ``labels`` (G,) int64 in 0..K-1, -1 = ignore.
+            targets: B mappings with ``boxes`` (G, 4) xyxy px of the input and ``labels`` (G,) int64 in 0..K-1,
+                -1 = ignore.
 
         Returns: ``{"loss_cls", "loss_box"}``; their sum is the objective (``loss_box`` carries its weight of 50).
-        Raises: ShapeError for a wrong number of targets, wrong shapes, or labels outside -1..K-1.
+        Raises: ShapeError for a wrong number of targets, wrong shapes, labels outside -1..K-1, and boxes that are not
+            finite or not xyxy (x2 < x1 or y2 < y1).
         """
-        return self.padded_loss(images, *self._pad_targets(images, targets))
+        if len(targets) != images.shape[0]:
+            raise ShapeError(f"expected one target per image: {images.shape[0]} images, {len(targets)} targets.")
+        return self.padded_loss(images, *pad_targets(targets, self.num_classes, device=images.device))
 
-    def padded_predict(
-        self, images: Tensor, image_sizes: Tensor | None = None, **options: Any
-    ) -> PaddedDetections:
+    def padded_predict(self, images: Tensor, image_sizes: Tensor | None = None, **options: Any) -> PaddedDetections:
         """Detections as fixed-size tensors: the form that exports. ``options`` as in ``predict``."""
+        settings = {
+            "method": self.config.nms,
+            "iou_threshold": self.config.nms_iou,
+            "sigma": self.config.nms_sigma,
+            "score_threshold": self.config.score_threshold,
+            "max_detections": self.config.max_detections,
+        }
+        max_candidates = options.pop("max_candidates", self.config.max_candidates)
+        for key in options:
+            if key not in settings:
+                known = ("max_candidates", *settings)
+                raise ConfigError(
+                    f"prediction has no option {key!r}.{did_you_mean(key, known)} Known: {', '.join(known)}."
+                )
         output = self(images)
         size = (images.shape[-2], images.shape[-1])
         with torch.autocast(images.device.type, enabled=False):
@@ -200,15 +221,8 @@ class EfficientDet(nn.Module):
                 self.anchors(size, output),
                 num_anchors=self.config.num_anchors,
                 image_sizes=size if image_sizes is None else image_sizes,
-                max_candidates=options.pop("max_candidates", self.config.max_candidates),
+                max_candidates=max_candidates,
             )
-            settings = {
-                "method": self.config.nms,
-                "iou_threshold": self.config.nms_iou,
-                "sigma": self.config.nms_sigma,
-                "score_threshold": self.config.score_threshold,
-                "max_detections": self.config.max_detections,
-            }
             return non_maximum_suppression(candidates, **{**settings, **options})
 
     @torch.no_grad()
@@ -217,53 +231,33 @@ class EfficientDet(nn.Module):
 
         Args:
             images: (B, C, H, W) normalised.
-            image_sizes: (B, 2) int (h, w): the part of each input the picture fills (top left); boxes are clipped to it.
+            image_sizes: (B, 2) (h, w) px: the part of each input that the picture fills (top left); boxes are clipped
+                to it.
             options: override the config: ``score_threshold``, ``max_detections``, ``max_candidates``, ``method``
                 ('hard' | 'soft'), ``iou_threshold``, ``sigma``.
 
-        Returns: B ``Detections``, best first: ``boxes`` (M, 4) xyxy px of the tensor given, ``scores`` (M,), ``labels`` (M,).
+        Returns: B ``Detections``, best first: ``boxes`` (M, 4) xyxy px of the tensor given, ``scores`` (M,),
+            ``labels`` (M,).
+        Raises: ConfigError for an unknown option, ShapeError for image sizes that are not (B, 2).
         """
-        was_training = self.training
+        if image_sizes is not None:
+            image_sizes = torch.as_tensor(image_sizes, device=images.device)
+            if image_sizes.shape != (images.shape[0], 2):
+                raise ShapeError(
+                    f"image_sizes must be ({images.shape[0]}, 2), one (h, w) per image, got {tuple(image_sizes.shape)}."
+                )
+        in_training = [module for module in self.modules() if module.training]  # frozen parts are not among them
         self.eval()
         try:
             padded = self.padded_predict(images, image_sizes, **options)
         finally:
-            self.train(was_training)
+            for module in in_training:
+                module.training = True
         counts = padded.valid.sum(1).tolist()
         return [
             Detections(boxes=boxes[:count], scores=scores[:count], labels=labels[:count])
             for boxes, scores, labels, count in zip(padded.boxes, padded.scores, padded.labels, counts, strict=True)
         ]
-
-    def _pad_targets(
-        self, images: Tensor, targets: Sequence[Mapping[str, Tensor]]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Stack targets to (B, G, 4), (B, G), (B, G) with G the largest count (at least 1)."""
-        if len(targets) != images.shape[0]:
-            raise ShapeError(f"expected one target per image: {images.shape[0]} images, {len(targets)} targets.")
-        for i, target in enumerate(targets):
-            if set(("boxes", "labels")) - set(target):
-                raise ShapeError(f"target {i} needs 'boxes' and 'labels', got {sorted(target)}.")
-            boxes, labels = target["boxes"], target["labels"]
-            if boxes.ndim != 2 or boxes.shape[-1] != 4 or labels.shape != boxes.shape[:1]:
-                raise ShapeError(
-                    f"target {i}: expected boxes (G, 4) and labels (G,), got {tuple(boxes.shape)} and {tuple(labels.shape)}."
-                )
-            if labels.numel() and not (-1 <= int(labels.min()) and int(labels.max()) < self.num_classes):
-                raise ShapeError(
-                    f"target {i}: labels must lie in 0..{self.num_classes - 1} (or -1 to ignore), "
-                    f"got {int(labels.min())}..{int(labels.max())}."
-                )
-        count = max([1, *(int(target["labels"].numel()) for target in targets)])
-        boxes = images.new_zeros((len(targets), count, 4), dtype=torch.float32)
-        labels = torch.full((len(targets), count), -1, dtype=torch.int64, device=images.device)
-        valid = torch.zeros((len(targets), count), dtype=torch.bool, device=images.device)
-        for i, target in enumerate(targets):
-            n = int(target["labels"].numel())
-            boxes[i, :n] = target["boxes"].to(boxes)
-            labels[i, :n] = target["labels"].to(labels)
-            valid[i, :n] = True
-        return boxes, labels, valid
 
 
 def create_detector(name: str, num_classes: int = 80, weights: Any = None, **options: Any) -> EfficientDet:
@@ -273,8 +267,8 @@ def create_detector(name: str, num_classes: int = 80, weights: Any = None, **opt
         name: ``efficientdet_d0..d7, d7x, lite0..lite4, lite3x, v2s, v2m, v2l, v2xl, v2b0..v2b3``.
         num_classes: K.
         weights: None, or a source that ``effdense.load_weights`` takes (path or state dict).
-        options: any field of ``EfficientDetConfig``, for example ``image_size=(384, 640)``, ``encoder="efficientnetv2_s"``,
-            ``fusion="softmax"``, ``min_level=2``, ``in_channels=1``, ``nms="soft"``.
+        options: any field of ``EfficientDetConfig``, for example ``image_size=(384, 640)``,
+            ``encoder="efficientnetv2_s"``, ``fusion="softmax"``, ``min_level=2``, ``in_channels=1``, ``nms="soft"``.
 
     Raises: ConfigError for an unknown name or option (with the nearest ones), WeightsError for weights that do not fit.
 

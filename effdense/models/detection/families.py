@@ -1,7 +1,8 @@
 """The EfficientDet family as data: one frozen row per model, read by ``efficientdet.py``.
 
-Sources: EfficientDet table 1 and section 4.2; automl efficientdet/hparams_config.py ``efficientdet_model_param_dict`` and
-``efficientdet_lite_param_dict``. Lite3x and Lite4 are not on the D formula; D7 has D6's weights' shapes but anchor scale 5.
+Sources: EfficientDet table 1 and section 4.2; automl efficientdet/hparams_config.py ``efficientdet_model_param_dict``
+and ``efficientdet_lite_param_dict``. Lite3x and Lite4 are not on the D formula; D7 has the shapes of D6's weights but
+anchor scale 5.
 V2 rows (an EfficientNetV2 under the BiFPN of the D-level of like cost) are effdense's own.
 """
 
@@ -11,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from effdense.errors import ConfigError, did_you_mean
+from effdense.models.detection.postprocess import NMS_METHODS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -65,6 +67,9 @@ class EfficientDetConfig:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
+    def __post_init__(self) -> None:
+        _validate(self)
+
     @property
     def num_anchors(self) -> int:
         """Anchors per cell, A."""
@@ -78,7 +83,7 @@ class EfficientDetConfig:
     @property
     def size_hw(self) -> tuple[int, int]:
         """``image_size`` as (height, width)."""
-        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+        return self.image_size if isinstance(self.image_size, (tuple, list)) else (self.image_size, self.image_size)
 
     def override(self, **changes: Any) -> EfficientDetConfig:
         """A copy with fields replaced; a name that is no field raises ConfigError with the nearest ones."""
@@ -86,9 +91,7 @@ class EfficientDetConfig:
         for key in changes:
             if key not in known:
                 raise ConfigError(f"{self.name} has no option {key!r}.{did_you_mean(key, known)}")
-        config = replace(self, **changes)
-        _validate(config)
-        return config
+        return replace(self, **changes)
 
 
 def _validate(config: EfficientDetConfig) -> None:
@@ -98,11 +101,24 @@ def _validate(config: EfficientDetConfig) -> None:
             f"got {config.min_level}..{config.max_level}."
         )
     if config.min_level > 5:
-        raise ConfigError(f"{config.name}: min_level {config.min_level} is coarser than the encoder's last stride, 32 (5).")
-    if min(config.size_hw) < 1:
-        raise ConfigError(f"{config.name}: image_size must be positive, got {config.image_size}.")
-    if config.nms not in ("hard", "soft"):
-        raise ConfigError(f"{config.name}: nms must be 'hard' or 'soft' (Gaussian), got {config.nms!r}.")
+        raise ConfigError(
+            f"{config.name}: min_level {config.min_level} is coarser than the encoder's last stride, 32 (5)."
+        )
+    size = config.size_hw
+    if len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
+        raise ConfigError(
+            f"{config.name}: image_size must be a positive whole number of px or (height, width), "
+            f"got {config.image_size!r}."
+        )
+    for field in ("fpn_channels", "fpn_cells", "num_scales", "max_candidates", "max_detections"):
+        if getattr(config, field) < 1:
+            raise ConfigError(f"{config.name}: {field} must be at least 1, got {getattr(config, field)}.")
+    if not config.aspect_ratios or any(len(ratio) != 2 for ratio in config.aspect_ratios):
+        raise ConfigError(
+            f"{config.name}: aspect_ratios must be (width factor, height factor) pairs, got {config.aspect_ratios!r}."
+        )
+    if config.nms not in NMS_METHODS:
+        raise ConfigError(f"{config.name}: nms must be one of {NMS_METHODS}, got {config.nms!r}.")
     if config.padding not in ("same", "symmetric"):
         raise ConfigError(f"{config.name}: padding must be 'same' or 'symmetric', got {config.padding!r}.")
     if config.negative_iou > config.positive_iou:
@@ -160,5 +176,5 @@ def detector_names() -> list[str]:
 def detector_config(name: str) -> EfficientDetConfig:
     """The row of ``name``; an unknown name raises ConfigError with the nearest ones."""
     if name not in CONFIGS:
-        raise ConfigError(f"unknown detector {name!r}.{did_you_mean(name, CONFIGS)} Known: {', '.join(CONFIGS)}.")
+        raise ConfigError(f"unknown detector {name!r}.{did_you_mean(str(name), CONFIGS)} Known: {', '.join(CONFIGS)}.")
     return CONFIGS[name]

@@ -39,7 +39,8 @@ class PredictionHead(nn.Module):
         self.num_levels = num_levels
         self.conv_rep = nn.ModuleList(SeparableConv(channels, channels, bias=redundant_bias) for _ in range(repeats))
         self.bn_rep = nn.ModuleList(
-            nn.ModuleList(nn.Sequential(OrderedDict(bn=bn(channels))) for _ in range(num_levels)) for _ in range(repeats)
+            nn.ModuleList(nn.Sequential(OrderedDict(bn=bn(channels))) for _ in range(num_levels))
+            for _ in range(repeats)
         )
         self.act = activation(act)
         self.predict = SeparableConv(channels, outputs, bias=True)

@@ -1,7 +1,7 @@
 """From raw outputs to at most ``max_detections`` boxes an image: candidate selection, decoding, class-aware NMS.
 
-Every step has fixed shapes and no data-dependent branch, works on the whole batch at once, and never reads a value back from
-the device: it exports, compiles and does not synchronise.
+Every step has fixed shapes and no data-dependent branch, works on the whole batch at once, and never reads a value back
+from the device: it exports, compiles and does not synchronise.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from effdense.errors import ConfigError
 from effdense.models.detection.boxes import box_area, clip_boxes, decode_boxes
 from effdense.models.detection.losses import flatten_level
+
+NMS_METHODS = ("hard", "soft")
 
 
 class Candidates(NamedTuple):
@@ -49,8 +52,8 @@ def select_candidates(
         anchors: (N, 4) xyxy px.
         image_sizes: (H, W), or a (B, 2) tensor of (h, w) where images fill only a part of the input.
 
-    The number taken is clamped to what exists (N*K). Selection is exact in two stages: the top C pairs can only come from
-    the C anchors with the best class maximum, so classes are sorted for those alone.
+    The number taken is clamped to what exists (N*K). Selection is exact in two stages: the top C pairs can only come
+    from the C anchors with the best class maximum, so classes are sorted for those alone.
     """
     logits = torch.cat([flatten_level(level, num_anchors) for level in class_logits], dim=1)
     deltas = torch.cat([flatten_level(level, num_anchors) for level in box_deltas], dim=1)
@@ -89,13 +92,18 @@ def non_maximum_suppression(
             exp(-IoU^2 / sigma) (Gaussian soft-NMS, Bodla et al. 2017; automl uses sigma .5).
         score_threshold: picks scoring at or below it are padding.
 
+    Raises: ConfigError for another method or fewer than one detection.
+
     Source: hard: torchvision.ops.batched_nms; soft: automl efficientdet/nms_np.py without its +1 px areas.
     """
+    if method not in NMS_METHODS:
+        raise ConfigError(f"NMS method must be one of {NMS_METHODS}, got {method!r}.")
+    if max_detections < 1:
+        raise ConfigError(f"max_detections must be at least 1, got {max_detections}.")
     boxes, scores, labels = candidates
-    batch = boxes.shape[0]
     areas = box_area(boxes)
     x1, y1, x2, y2 = boxes.unbind(-1)
-    alive = scores
+    alive = torch.where(scores > 0, scores, -1.0)  # a diverged network's NaN would be every maximum
     picked_index: list[Tensor] = []
     picked_score: list[Tensor] = []
     for _ in range(max_detections):
@@ -116,7 +124,7 @@ def non_maximum_suppression(
     score = torch.cat(picked_score, dim=1)
     valid = score > max(score_threshold, 0.0)
     return PaddedDetections(
-        torch.where(valid[..., None], boxes.gather(1, index[..., None].expand(batch, -1, 4)), 0.0),
+        torch.where(valid[..., None], boxes.gather(1, index[..., None].expand(-1, -1, 4)), 0.0),
         torch.where(valid, score, 0.0),
         torch.where(valid, labels.gather(1, index), -1),
         valid,

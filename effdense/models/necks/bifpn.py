@@ -1,7 +1,8 @@
 """BiFPN: encoder features in, an equal-width feature pyramid out (EfficientDet section 3).
 
-In: tuple of (B, C_l, H_l, W_l), fine to coarse, one per level from ``min_level``; out: tuple of L maps (B, C, H_l, W_l).
-Neighbouring levels differ by a factor of two rounded up, so any image size works; nothing is tied to a configured size.
+In: tuple of (B, C_l, H_l, W_l), fine to coarse, one per level from ``min_level``; out: tuple of L maps
+(B, C, H_l, W_l). Neighbouring levels differ by a factor of two rounded up, so any image size works; nothing is tied to
+a configured size.
 
 Module names (``resample``, ``cell.C.fnode.N.combine...``) are effdet's, so converted Google weights load unrenamed.
 """
@@ -66,7 +67,13 @@ def downsample_max(x: Tensor, *, same: bool) -> Tensor:
 
 
 class Resample(nn.Module):
-    """Lateral path of one fusion input: optional 1x1 conv + BN to the pyramid width, then a resize to the node's level."""
+    """Lateral path of one fusion input: optional 1x1 conv + BN to the pyramid width, then a resize to the node's level.
+
+    Args:
+        conv: None where the input has the pyramid width already.
+        same: alignment of the max pool, see ``downsample_max``.
+        upsample: ``nearest`` or ``bilinear``.
+    """
 
     def __init__(self, conv: ConvBn | None, *, same: bool, upsample: str = "nearest") -> None:
         super().__init__()
