@@ -37,14 +37,17 @@ VISUALIZERS = _child(mm.VISUALIZERS)
 LOG_PROCESSORS = _child(mm.LOG_PROCESSORS)
 
 
-def known_names(registry: Registry) -> set[str]:
-    """Every name a config may use with this registry: ours and mmengine's."""
+def _import_all(registry: Registry) -> None:
+    """Run the imports that fill a registry and its parent; ``get`` alone would only do the former."""
     registry.import_from_location()
-    names = set(registry.module_dict)
     if registry.parent is not None:
         registry.parent.import_from_location()
-        names |= set(registry.parent.module_dict)
-    return names
+
+
+def known_names(registry: Registry) -> set[str]:
+    """Every name a config may use with this registry: ours and mmengine's."""
+    _import_all(registry)
+    return set(registry.module_dict) | set(registry.parent.module_dict if registry.parent is not None else ())
 
 
 def resolve(registry: Registry, type_name: Any, where: str) -> Any:
@@ -55,7 +58,7 @@ def resolve(registry: Registry, type_name: Any, where: str) -> Any:
     """
     if not isinstance(type_name, str):
         return type_name
-    registry.import_from_location()
+    _import_all(registry)
     found = registry.get(type_name.removeprefix(f"{SCOPE}."))
     if found is None:
         names = known_names(registry)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
@@ -17,6 +16,7 @@ from mmengine.evaluator import Evaluator
 from effdense.engine import datasets
 from effdense.engine.config import load_config
 from effdense.engine.distributed import infer_launcher, init_distributed, rank_and_world
+from effdense.engine.memory import keep_freed_memory
 from effdense.engine.metrics import CocoMetric
 from effdense.engine.models import DetectionModel
 from effdense.engine.registry import METRICS, MODELS, SCOPE, resolve
@@ -48,6 +48,8 @@ def train(
     Raises: ConfigError, DataError, WeightsError before the first step; nothing is written for a run that cannot start.
     """
     cfg, launcher = _prepare(config, options, launcher)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     cfg.work_dir = _work_dir(cfg, config, work_dir)
     if amp:
         cfg.optim_wrapper["dtype"] = "auto"
@@ -160,7 +162,6 @@ def _prepare(config: str | os.PathLike[str], options: Mapping[str, Any] | None, 
     launcher = infer_launcher(launcher if launcher != "none" else cfg.get("launcher", "none"))
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
     init_distributed(launcher, backend=dist_cfg.get("backend"), timeout=dist_cfg.get("timeout", 1800))
-    cv2.setNumThreads(0 if launcher != "none" else 1)
     cfg.setdefault("default_scope", SCOPE)
     if "image_size" not in cfg:
         raise ConfigError(f"{config}: the config needs image_size (an int, or (height, width)).")

@@ -20,6 +20,7 @@ from effdense.engine import checkpoint as files
 from effdense.engine.distributed import EffDDP, gather_objects, rank_and_world
 from effdense.errors import WeightsError
 from effdense.models.weights import load_weights
+from effdense.models.weights.load import read_checkpoint
 
 
 class EffRunner(Runner):
@@ -168,8 +169,32 @@ class EffRunner(Runner):
             self.load_checkpoint(self._load_from)
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """Weights into the network, all or nothing, with a line that says what was loaded."""
-        report = load_weights(self.shell.network, filename)
+        """Weights into the network, all or nothing, with a line that says what was loaded.
+
+        Raises: WeightsError, in evaluation also when any tensor would stay at its initialisation, or when the
+            checkpoint
+            was trained for other classes than those it is to be scored on.
+        """
+        content = read_checkpoint(filename)
+        network = self.shell.network
+        if not self.is_training_run:
+            trained = (content.get("meta") or {}).get("classes") if isinstance(content, dict) else None
+            if trained is not None and list(trained) != self.metadata["classes"]:
+                raise WeightsError(
+                    f"{filename} was trained for the classes {list(trained)}, the annotations have "
+                    f"{self.metadata['classes']}; evaluate on the classes of the training set."
+                )
+        report = load_weights(network, content)
+        if not self.is_training_run:
+            expected = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
+            untouched = sorted(set(expected) - set(report.loaded))
+            if untouched:
+                raise WeightsError(
+                    f"{filename} holds {len(expected) - len(untouched)} of the {len(expected)} tensors of "
+                    f"{network.config.name} with {network.num_classes} classes; {untouched[0]} and others would "
+                    f"stay random. "
+                    "Evaluation needs all of them."
+                )
         self.logger.info(f"{filename}: {report}")
         return report
 
