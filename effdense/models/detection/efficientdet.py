@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from effdense.errors import ConfigError, ShapeError, did_you_mean
-from effdense.models.detection.anchors import make_anchors
+from effdense.models.detection.anchors import make_anchors, pyramid_sizes
 from effdense.models.detection.assignment import assign_anchors
 from effdense.models.detection.families import EfficientDetConfig, detector_config
 from effdense.models.detection.head import PredictionHead
@@ -122,12 +122,23 @@ class EfficientDet(nn.Module):
         pyramid = self.fpn(self.backbone(images))
         return DetectorOutput(self.class_net(pyramid), self.box_net(pyramid))
 
-    def anchors(self, image_size: tuple[int, int], output: DetectorOutput) -> Tensor:
-        """(N, 4) xyxy px anchors for an input of (H, W), sized by the outputs' own feature shapes."""
-        sizes = tuple((level.shape[-2], level.shape[-1]) for level in output.class_logits)
-        device = output.class_logits[0].device
+    def anchors(self, image_size: tuple[int, int], output: DetectorOutput | None = None) -> Tensor:
+        """Anchors for an input of (H, W), cached outside compilation.
+
+        Args:
+            output: raw outputs, whose own feature shapes and device are used; by default those that such an input has.
+
+        Returns: (N, 4) float32 xyxy px.
+        """
+        sizes: tuple[tuple[int, int], ...]
+        if output is None:
+            sizes = tuple(pyramid_sizes(image_size, self.config.min_level, self.config.max_level))
+            device = next(self.parameters()).device
+        else:
+            sizes = tuple((level.shape[-2], level.shape[-1]) for level in output.class_logits)
+            device = output.class_logits[0].device
         # Kept only in plain eager runs: inference tensors cannot train, fake ones must not outlive their trace.
-        plain = not torch.compiler.is_compiling() and type(output.class_logits[0]) is Tensor
+        plain = not torch.compiler.is_compiling() and (output is None or type(output.class_logits[0]) is Tensor)
         cacheable = plain and not torch.is_inference_mode_enabled()
         key = (image_size, sizes, device)
         if cacheable and key in self._anchor_cache:

@@ -96,7 +96,7 @@ def _why_unreadable(file: Path, error: Exception) -> str:
             "when loaded; it was refused and nothing in it ran. If you trust its origin, load it where it was made and "
             "save only its state_dict."
         )
-    reason = (str(error).splitlines() or [""])[0][:200]
+    reason = (str(error).splitlines() or [""])[0][:200].rstrip(".")
     if not isinstance(error, (RuntimeError, EOFError, OSError)):  # the unpickler met bytes that torch.save never writes
         reason = "it was not written by torch.save, or it is damaged"
     return f"{file} cannot be read as a torch checkpoint (truncated or another format?): {reason}."
