@@ -49,8 +49,8 @@ val_evaluator = dict(type="CocoMetric", classwise=True)
 train_cfg = dict(max_epochs=24, val_interval=4)
 optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=0.05))
 default_hooks = dict(
-    runtime_info=dict(interval=5),
-    logger=dict(interval=5),
+    runtime_info=dict(interval=10),
+    logger=dict(interval=10),
     ema=dict(decay=0.99),
     precise_bn=dict(type="PreciseBNHook", num_batches=25, freeze_from=16),
 )
