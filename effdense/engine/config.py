@@ -112,8 +112,9 @@ _TYPED: dict[str, tuple[Registry, str | None]] = {
     "visualizer": (reg.VISUALIZERS, None),
     "visualizer.vis_backends": (reg.VISBACKENDS, None),
 }
-# Arguments that the engine supplies itself.
+# Arguments that the engine supplies itself, and those that it fills in where the config does not say them.
 _SUPPLIED = frozenset({"self", "optimizer", "params", "runner", "args", "kwargs", "cfg"})
+_FILLED_IN = frozenset({"num_classes", "size", "end", "save_dir"})
 # Keys that are read beside the constructor's own, by the engine or by mmengine's builders.
 _EXTRA: dict[str, frozenset[str]] = {
     "optim_wrapper": frozenset({"optimizer", "paramwise_cfg", "constructor", "clip_grad"}),
@@ -149,7 +150,8 @@ def load_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
         raise
     except Exception as error:
         raise ConfigError(f"{file}: the config cannot be loaded: {type(error).__name__}: {error}") from error
-    for key in [key for key in cfg if key.startswith("_")]:
+    # mmengine leaves out imported modules and functions, but not classes such as pathlib.Path.
+    for key in [key for key, value in cfg.items() if key.startswith("_") or isinstance(value, type)]:
         cfg.pop(key)
     if options:
         _check_option_types(cfg.to_dict(), options)
@@ -176,12 +178,11 @@ def check_config(cfg: Config | Mapping[str, Any], source: str = "config") -> Non
             )
     if "model" not in cfg:
         raise ConfigError(f"{source}: the config has no 'model' section.")
-    if (cfg.get("train_cfg") or {}).get("by_epoch", True) is not True:
-        raise ConfigError(f"{source}: train_cfg.by_epoch must be True; schedules and intervals count epochs here.")
     for path, allowed in _SECTIONS.items():
         section = _lookup(cfg, path)
         if allowed is not None and isinstance(section, Mapping):
             _check_keys(section, allowed, path, source)
+    _check_values(cfg, source)
     for path, (registry, default) in _TYPED.items():
         for where, node in _dicts(_lookup(cfg, path), path):
             _check_typed(node, registry, default, where, path, source)
@@ -194,6 +195,21 @@ def check_config(cfg: Config | Mapping[str, Any], source: str = "config") -> Non
         if isinstance(dataset, Mapping):
             for where, node in _dicts(dataset.get("transforms"), f"{split}_dataloader.dataset.transforms"):
                 _check_typed(node, reg.TRANSFORMS, None, where, "transforms", source)
+
+
+def _check_values(cfg: Mapping[str, Any], source: str) -> None:
+    """What has to be there and cannot have a default."""
+    loop = cfg.get("train_cfg")
+    if loop is not None and loop.get("by_epoch", True) is not True:
+        raise ConfigError(f"{source}: train_cfg.by_epoch must be True; schedules and intervals count epochs here.")
+    if loop is not None and "max_epochs" not in loop:
+        raise ConfigError(f"{source}: train_cfg needs max_epochs.")
+    scaling = cfg.get("auto_scale_lr") or {}
+    if scaling.get("enable") and "base_batch_size" not in scaling:
+        raise ConfigError(f"{source}: auto_scale_lr needs base_batch_size, the batch that the config's LR is for.")
+    for split in ("val", "test"):
+        if not isinstance(cfg.get(f"{split}_evaluator") or {}, Mapping):
+            raise ConfigError(f"{source}: {split}_evaluator must be one dict(type='CocoMetric', ...), not a list.")
 
 
 def _check_typed(
@@ -211,6 +227,16 @@ def _check_typed(
     allowed = _arguments(target)
     if allowed is not None:
         _check_keys(node, allowed | {"type"} | _EXTRA.get(section, frozenset()), where, source)
+    lacking = [name for name in _required(target) if name not in node]
+    if lacking:
+        raise ConfigError(f"{source}: {where} ({type_name}) needs {', '.join(lacking)}.")
+
+
+def _required(target: Any) -> list[str]:
+    """Names of the arguments that have no default and that only the config can give."""
+    parameters = inspect.signature(target).parameters.values()
+    free = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return [p.name for p in free if p.name not in _SUPPLIED | _FILLED_IN]
 
 
 def _arguments(target: Any) -> frozenset[str] | None:

@@ -15,7 +15,7 @@ from mmengine.model import MMDistributedDataParallel
 from torch import nn
 
 from effdense.engine.registry import MODEL_WRAPPERS
-from effdense.errors import ConfigError
+from effdense.errors import ConfigError, EffdenseError
 
 LAUNCHERS = ("none", "pytorch", "slurm")
 
@@ -118,7 +118,7 @@ def on_main_then_all(function: Any) -> Any:
     if rank == 0 and outcome[1] is not None:
         raise outcome[1]
     if packed[1] is not None:
-        raise RuntimeError(f"rank 0 failed: {packed[1]}")
+        raise EffdenseError(f"rank 0 failed: {packed[1]}")  # its own message says the rest
     return packed[0]
 
 

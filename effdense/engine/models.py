@@ -24,6 +24,7 @@ class Normalize(nn.Module):
 
     Args:
         mean, std: per channel, in units of the full range (0..1), RGB.
+        channels_last: memory format of what comes out.
 
     In (a collated batch): ``inputs`` (B, C, H, W) uint8; out: the same mapping with ``inputs`` float32 normalised and
     every tensor on the device. Letterbox padding was filled with the rounded mean, so it comes out near zero.
@@ -32,8 +33,9 @@ class Normalize(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], *, channels_last: bool = True) -> None:
         super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * 255.0, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255.0, persistent=False)
 
@@ -43,7 +45,8 @@ class Normalize(nn.Module):
             key: value.to(device, non_blocking=True) if isinstance(value, Tensor) and key != "matrices" else value
             for key, value in batch.items()
         }
-        moved["inputs"] = (moved["inputs"].float() - self.mean) / self.std
+        inputs = moved["inputs"].float().contiguous(memory_format=self.memory_format)
+        moved["inputs"] = (inputs - self.mean) / self.std
         return moved
 
 
@@ -75,7 +78,8 @@ class DetectionModel(BaseModel):
     ) -> None:
         options = {key: _tuples(value) for key, value in options.items()}
         network = create_detector(name, num_classes, **options)
-        super().__init__(data_preprocessor=Normalize(network.config.mean, network.config.std))
+        mean, std = network.config.mean, network.config.std
+        super().__init__(data_preprocessor=Normalize(mean, std, channels_last=channels_last))
         self.reports = []
         if encoder_weights is not None:
             self.reports.append(load_weights(network.backbone, encoder_weights))

@@ -23,7 +23,7 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 def automatic_dtype() -> str:
     """What ``--amp`` means on this machine: bfloat16 where it is native (and on CPU), float16 on older GPUs."""
-    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "float16"
     return "bfloat16"
 

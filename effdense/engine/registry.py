@@ -6,6 +6,7 @@ to be imported by hand.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from mmengine import registry as mm
@@ -14,6 +15,9 @@ from mmengine.registry import Registry
 from effdense.errors import ConfigError, did_you_mean
 
 SCOPE = "effdense"
+# mmengine looks for the registries of a scope in the module `<scope>.registry`, and warns where there is none. They
+# live in this room, the only one that may import mmengine, so the name is given here instead of in a file beside it.
+sys.modules.setdefault(f"{SCOPE}.registry", sys.modules[__name__])
 
 
 def _child(parent: Registry, *modules: str) -> Registry:
@@ -34,7 +38,7 @@ PARAM_SCHEDULERS = _child(mm.PARAM_SCHEDULERS, "optim")
 OPTIM_WRAPPER_CONSTRUCTORS = _child(mm.OPTIM_WRAPPER_CONSTRUCTORS, "optim")
 VISBACKENDS = _child(mm.VISBACKENDS)
 VISUALIZERS = _child(mm.VISUALIZERS)
-LOG_PROCESSORS = _child(mm.LOG_PROCESSORS)
+LOG_PROCESSORS = _child(mm.LOG_PROCESSORS, "runner")  # importing it registers mmengine's
 
 
 def _import_all(registry: Registry) -> None:

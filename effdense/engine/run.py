@@ -174,7 +174,9 @@ def _work_dir(cfg: Config, config: str | os.PathLike[str], work_dir: str | None)
 
 def _evaluator(cfg: Config, name: str, split: datasets.Split) -> CocoMetric:
     section = dict(cfg.get(f"{name}_evaluator") or cfg.get("val_evaluator") or {"type": "CocoMetric"})
-    metric: CocoMetric = resolve(METRICS, section.pop("type"), f"{name}_evaluator")(**section)
+    metric = resolve(METRICS, section.pop("type"), f"{name}_evaluator")(**section)
+    if not isinstance(metric, CocoMetric):
+        raise ConfigError(f"{name}_evaluator must be a CocoMetric, got {type(metric).__name__}.")
     assert split.records.annotation_file is not None
     metric.bind(split.records.annotation_file, split.records.class_map, split.records.image_ids)
     return metric

@@ -18,9 +18,13 @@ from torch import nn
 import effdense
 from effdense.engine import checkpoint as files
 from effdense.engine.distributed import EffDDP, gather_objects, rank_and_world
+from effdense.engine.hooks.ema import EMAHook
 from effdense.errors import WeightsError
 from effdense.models.weights import load_weights
 from effdense.models.weights.load import read_checkpoint
+
+# Names under ``default_hooks`` that mmengine fills in itself unless they are None.
+_MMENGINE_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
 
 
 class EffRunner(Runner):
@@ -79,6 +83,12 @@ class EffRunner(Runner):
             if hasattr(hook, fn_name):
                 getattr(hook, fn_name)(self, **kwargs)
 
+    def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
+        """mmengine's, except that every hook may be dropped with None, not only the ones it has by default."""
+        super().register_default_hooks(
+            {name: hook for name, hook in (hooks or {}).items() if hook is not None or name in _MMENGINE_HOOKS}
+        )
+
     def get_hooks_info(self) -> str:
         """One line instead of a page."""
         return ", ".join(type(hook).__name__ for hook in self._hooks)
@@ -135,6 +145,7 @@ class EffRunner(Runner):
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
                 "config_text": self._config_text(),
             },
+            "progress": self.progress,
         }
         if training_state:
             if averaged:
@@ -142,7 +153,6 @@ class EffRunner(Runner):
             content["optimizer"] = self.optim_wrapper.state_dict()
             content["param_schedulers"] = [scheduler.state_dict() for scheduler in self.param_schedulers or []]
             content["rng"] = rngs
-            content["progress"] = self.progress
         files.save_atomically(files.plain(content), path)
 
     def _config_text(self) -> str:
@@ -222,6 +232,11 @@ class EffRunner(Runner):
                 f"run from its "
                 f"weights with --cfg-options load_from={filename}."
             )
+        if "train_state_dict" in content and not any(isinstance(hook, EMAHook) for hook in self._hooks):
+            raise WeightsError(
+                f"{filename} holds a moving average, but the config has no EMAHook that would go on with it; "
+                "resume with the config the run was started with."
+            )
         shell = self.shell
         load_weights(shell.network, content.get("train_state_dict", content["state_dict"]))
         if "train_state_dict" in content:
@@ -238,15 +253,28 @@ class EffRunner(Runner):
             scheduler.load_state_dict(state)
         self.train_loop._epoch = int(meta["epoch"])
         self.train_loop._iter = int(meta["epoch"]) * len(self.train_dataloader)
-        self.progress = dict(content["progress"])
+        self.progress = self._progress_after(Path(filename), content)
         files.set_rng_state(content["rng"][rank_and_world()[0]])
         self._has_loaded = True
         best = self.progress.get("best_score")
         said = "" if best is None else f", best {best:.4f} at epoch {self.progress['best_epoch']}"
         self.logger.info(f"resumed {filename}: {meta['epoch']} epochs done{said}")
 
+    @staticmethod
+    def _progress_after(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+        """Best score up to and including a checkpoint's epoch.
+
+        An epoch is saved before it is validated, so its own score is only known to ``best.pth``, if it was the best.
+        """
+        try:
+            best = files.load(path.with_name("best.pth"))
+        except WeightsError:
+            return dict(content["progress"])
+        of_this_epoch = best["meta"]["epoch"] == content["meta"]["epoch"]
+        return dict((best if of_this_epoch and "progress" in best else content)["progress"])
+
     def dump_config(self) -> None:
-        """The resolved config beside the checkpoints."""
-        if rank_and_world()[0] == 0:
+        """The resolved config beside the checkpoints of a training run; an evaluation does not write over it."""
+        if self.is_training_run and rank_and_world()[0] == 0:
             name = os.path.basename(self.cfg.filename) if self.cfg.filename else "config.py"
             Path(self.work_dir, name).write_text(self._config_text())

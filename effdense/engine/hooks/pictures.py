@@ -17,14 +17,16 @@ from effdense.visualize import contact_sheet, draw_boxes, save_picture, side_by_
 
 @HOOKS.register_module()
 class PicturesHook(Hook):
-    """Write ``pictures/train_batch.jpg`` once and ``pictures/val_predictions.jpg`` after every validation, on rank 0.
+    """Write ``pictures/train_batch.jpg`` once and ``pictures/val_predictions.jpg`` after every validation.
 
     Args:
         num_images: validation images on the sheet, spread over the split.
         score_threshold: predictions below it are not drawn.
         each_dir: also write one truth-beside-prediction picture per image into this folder (``tools/test.py
             --show-dir``).
-        enable: False draws nothing.
+        enable: False draws no sheets.
+
+    The sheets show what rank 0 saw; ``each_dir`` gets the pictures of every rank.
     """
 
     priority = "LOW"
@@ -37,12 +39,12 @@ class PicturesHook(Hook):
         self.num_images = num_images
         self.score_threshold = score_threshold
         self.each_dir = each_dir
-        self.enable = enable and rank_and_world()[0] == 0
+        self.draws_sheets = enable and rank_and_world()[0] == 0
         self._pairs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._train_drawn = False
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        if not self.enable or self._train_drawn or data_batch is None:
+        if not self.draws_sheets or self._train_drawn or data_batch is None:
             return
         self._train_drawn = True
         names = runner.metadata["classes"]
@@ -65,14 +67,14 @@ class PicturesHook(Hook):
         self._pairs = {}
 
     def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        if not self.enable:
+        if not self.draws_sheets and self.each_dir is None:
             return
         dataset = runner.val_dataloader.dataset
         step = max(1, len(dataset) // self.num_images)
         names = runner.metadata["classes"]
         for output in outputs or ():
             index = output["index"]
-            on_sheet = index % step == 0 and len(self._pairs) < self.num_images
+            on_sheet = self.draws_sheets and index % step == 0 and len(self._pairs) < self.num_images
             if not on_sheet and self.each_dir is None:
                 continue
             record = dataset.records[index]
@@ -93,7 +95,7 @@ class PicturesHook(Hook):
                 )
 
     def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
-        if not self.enable or not self._pairs:
+        if not self._pairs:
             return
         names = runner.metadata["classes"]
         pictures = [picture for index in sorted(self._pairs) for picture in self._pairs[index]]

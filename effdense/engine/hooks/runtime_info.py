@@ -24,6 +24,7 @@ class RuntimeInfoHook(_RuntimeInfoHook):
     def __init__(self, interval: int = 50) -> None:
         self.interval = interval
         self._held: dict[str, list[Tensor]] = {}
+        self._last_norm: Tensor | None = None
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
@@ -31,7 +32,8 @@ class RuntimeInfoHook(_RuntimeInfoHook):
         for name, value in (outputs or {}).items():
             self._held.setdefault(name, []).append(torch.as_tensor(value).detach())
         norm = getattr(runner.optim_wrapper, "last_grad_norm", None)
-        if norm is not None:
+        if norm is not None and norm is not self._last_norm:  # no new one inside an accumulation window
+            self._last_norm = norm
             self._held.setdefault("grad_norm", []).append(norm.detach())
         if (
             self.every_n_inner_iters(batch_idx, self.interval)

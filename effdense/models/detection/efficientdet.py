@@ -138,8 +138,7 @@ class EfficientDet(nn.Module):
             sizes = tuple((level.shape[-2], level.shape[-1]) for level in output.class_logits)
             device = output.class_logits[0].device
         # Kept only in plain eager runs: inference tensors cannot train, fake ones must not outlive their trace.
-        plain = not torch.compiler.is_compiling() and (output is None or type(output.class_logits[0]) is Tensor)
-        cacheable = plain and not torch.is_inference_mode_enabled()
+        cacheable = not torch.compiler.is_compiling() and not torch.is_inference_mode_enabled()
         key = (image_size, sizes, device)
         if cacheable and key in self._anchor_cache:
             return self._anchor_cache[key]
@@ -151,7 +150,7 @@ class EfficientDet(nn.Module):
             aspect_ratios=self.config.aspect_ratios,
             device=device,
         )
-        if cacheable:
+        if cacheable and type(anchors) is Tensor:
             if len(self._anchor_cache) >= 8:  # multi-scale input: keep a few sizes, not all
                 self._anchor_cache.clear()
             self._anchor_cache[key] = anchors

@@ -1,0 +1,3 @@
+def test_x(trained):
+    print(trained.scores, list(trained.work_dir.iterdir()))
+    assert len(trained.scores) == 3

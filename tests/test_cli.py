@@ -1,0 +1,125 @@
+"""The command line: help of every verb, output that scripts can read, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import effdense
+from effdense.cli import main
+
+PROGRAM = [sys.executable, "-c", "from effdense.cli import main; raise SystemExit(main())"]
+
+
+def checkpoint(folder: Path) -> Path:
+    """A small untrained detector, biased so that scores pass the default threshold."""
+    options = {"image_size": 64, "max_level": 4, "fpn_channels": 16, "fpn_cells": 1, "head_repeats": 1}
+    network = effdense.create_detector("efficientdet_d0", 2, **options)
+    torch.nn.init.constant_(network.class_net.predict.conv_pw.bias, 1.0)
+    meta = {
+        "model": {"name": "efficientdet_d0", "num_classes": 2, **options},
+        "classes": ["a", "b"],
+        "category_ids": [1, 2],
+    }
+    path = folder / "best.pth"
+    torch.save({"format": "effdense/1", "state_dict": network.state_dict(), "meta": meta}, path)
+    return path
+
+
+def write_picture(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("verb", ["", "train", "test", "predict", "list"])
+def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"] if verb else ["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: effdense {verb}".rstrip())
+    for option in {"train": ["--work-dir", "--resume", "--amp", "--cfg-options", "--launcher"], "test": ["--out"]}.get(
+        verb, []
+    ):
+        assert option in text
+
+
+def test_list_prints_one_name_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "efficientdet_d[01]"]) == 0
+    assert capsys.readouterr().out == "efficientdet_d0\nefficientdet_d1\n"
+    assert main(["list"]) == 0
+    assert capsys.readouterr().out.split() == effdense.list_models()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["list", "efficientdet_d9"], "ConfigError: no model matches 'efficientdet_d9'"),
+        (["predict", "nowhere.pth", "street.jpg"], "WeightsError: no weight file at"),
+        (["predict", ".", "street.jpg"], "WeightsError: "),
+        (["train", "nowhere.py"], "nowhere.py"),
+        (["test", "nowhere.py", "nowhere.pth"], "nowhere.py"),
+    ],
+)
+def test_an_error_is_one_paragraph_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.out == ""
+    assert "Traceback" not in captured.err and "\n\n" not in captured.err.strip()
+
+
+def test_the_program_ends_with_that_code(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "predict", "nowhere.pth", "x.jpg"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("WeightsError: no weight file at") and "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    program = subprocess.Popen([*PROGRAM, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout is not None and program.stderr is not None
+    program.stdout.close()  # as `effdense list | true`
+    errors = program.stderr.read()
+    program.stderr.close()
+    assert program.wait(120) == 1 and errors == b""
+
+
+@pytest.mark.parametrize("arguments", [["fly"], [], ["train"], ["predict", "only.pth"], ["list", "a", "b"]])
+def test_usage_errors_are_argparses(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: effdense" in capsys.readouterr().err
+
+
+def test_predict_writes_a_line_and_a_picture_for_each_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out = checkpoint(tmp_path), tmp_path / "out"
+    pictures = [write_picture(tmp_path / "in" / name) for name in ("a.png", "b.jpg", "b.png")]
+    assert main(["predict", str(model), str(tmp_path / "in"), "--out-dir", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [str(picture) for picture in pictures]
+    written = sorted(path.name for path in out.iterdir())
+    assert len(written) == 3 and {"a.jpg", "b.jpg"} < set(written)  # b.png does not write over the picture of b.jpg
+
+
+def test_predict_never_writes_over_its_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, picture = checkpoint(tmp_path), write_picture(tmp_path / "in" / "a.jpg")
+    before = picture.read_bytes()
+    assert main(["predict", str(model), str(picture), "--out-dir", str(picture.parent)]) == 2
+    assert "would overwrite the input picture" in capsys.readouterr().err
+    assert picture.read_bytes() == before
