@@ -16,8 +16,12 @@ COCO_LAYOUT = (
 
 
 def data_root() -> Path:
-    """The folder that relative data paths start from: ``$EFFDENSE_DATA``, else ``data`` in the working directory."""
-    return Path(os.environ.get(DATA_VARIABLE) or "data").expanduser()
+    """The folder that relative data paths start from, absolute: ``$EFFDENSE_DATA``, else ``data`` in the working
+    directory.
+
+    Absolute, so that a path that was resolved once is not put under the root a second time.
+    """
+    return Path(os.environ.get(DATA_VARIABLE) or "data").expanduser().absolute()
 
 
 def resolve(path: str | Path) -> Path:

@@ -42,7 +42,7 @@ def shapes_root(name: str = "shapes") -> Path:
     preferred = data_root() / name
     if (preferred / STAMP).is_file() or _can_write(preferred.parent):
         return preferred
-    cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "effdense").expanduser()
+    cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "effdense").expanduser().absolute()
     _log.info("%s cannot be written, the generated data set goes to %s.", preferred.parent.absolute(), cache / name)
     return cache / name
 

@@ -39,3 +39,17 @@ def test_a_file_is_not_a_folder(tmp_path):
     assert require_dir(tmp_path, "it") == tmp_path
     with pytest.raises(DataError, match="not a folder"):
         require_dir(file, "the image folder")
+
+
+@pytest.mark.parametrize("root", [None, "sets", "../sets"])
+def test_resolving_twice_changes_nothing_for_a_relative_root(
+    root: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("EFFDENSE_DATA", raising=False)
+    if root is not None:
+        monkeypatch.setenv("EFFDENSE_DATA", root)
+    once = resolve("coco")
+    assert once.is_absolute()
+    assert resolve(once / "annotations") == once / "annotations"

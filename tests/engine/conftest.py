@@ -32,7 +32,6 @@ val_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(
     transforms=[dict(type="ResizePad")]))
 val_evaluator = dict(type="CocoMetric")
 train_cfg = dict(max_epochs=3, val_interval=1)
-optim_wrapper = dict(paramwise_cfg=None)
 default_hooks = dict(runtime_info=dict(interval=1), logger=dict(interval=1), ema=dict(decay=0.98),
                      checkpoint=dict(max_keep=0))
 """

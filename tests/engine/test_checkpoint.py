@@ -216,9 +216,7 @@ def test_another_run_cannot_be_resumed(
 ) -> None:
     config = tiny_config("other_" + "".join(c for c in next(iter(options)) if c.isalpha()))
     with pytest.raises(WeightsError, match=message):
-        train(
-            config, work_dir=str(tmp_path / "run"), resume=str(trained.work_dir / "epoch_1.pth"), options=options
-        )
+        train(config, work_dir=str(tmp_path / "run"), resume=str(trained.work_dir / "epoch_1.pth"), options=options)
 
 
 def test_a_foreign_file_is_no_checkpoint_of_ours(tmp_path: Path) -> None:

@@ -1,0 +1,263 @@
+"""The optimizer wrapper against plain torch, the schedule against automl's formula."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from typing import Any
+
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from effdense.engine.models import DetectionModel
+from effdense.engine.optim import EffOptimWrapper, QuietOptimWrapperConstructor, WarmupCosineLR, automatic_dtype
+from effdense.errors import ConfigError
+
+
+class Toy(nn.Module):
+    """A line and no BatchNorm, so that a batch of 8 is the mean of two batches of 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@pytest.fixture
+def problem() -> tuple[Toy, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    model = Toy()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
+    return model, torch.randn(8, 5, generator=generator), torch.randn(8, 2, generator=generator)
+
+
+def train(model: nn.Module, wrapper: EffOptimWrapper, batches: list[tuple[Tensor, Tensor]]) -> list[float]:
+    """As mmengine's train_step does it."""
+    losses = []
+    for x, y in batches:
+        with wrapper.optim_context(model):
+            loss = (model(x) - y).square().mean()
+        wrapper.update_params(loss)
+        losses.append(loss.item())
+    return losses
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+# -- wrapper -----------------------------------------------------------------------------------------------------------
+
+
+def test_float32_is_plain_torch_to_the_bit(problem: Any) -> None:
+    model, x, y = problem
+    plain = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (plain(x) - y).square().mean().backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        optimizer.step()
+    wrapper = EffOptimWrapper(
+        torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01), clip_grad={"max_norm": 0.5}
+    )
+    train(model, wrapper, [(x, y)] * 5)
+    assert same(model, plain) and wrapper.updates == 5
+
+
+def test_accumulation_is_the_bigger_batch(problem: Any) -> None:
+    model, x, y = problem
+    big = copy.deepcopy(model)
+    train(big, EffOptimWrapper(torch.optim.SGD(big.parameters(), lr=0.1)), [(x, y)] * 3)
+    wrapper = EffOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), accumulative_counts=2)
+    wrapper.initialize_count_status(model, 0, 6)
+    train(model, wrapper, [(x[:4], y[:4]), (x[4:], y[4:])] * 3)
+    assert wrapper.updates == 3
+    for p, q in zip(model.parameters(), big.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "auto"])
+def test_mixed_precision_trains_on_any_device(problem: Any, dtype: str) -> None:
+    model, x, y = problem
+    wrapper = EffOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.2), dtype=dtype, clip_grad={"max_norm": 10.0})
+    with wrapper.optim_context(model):
+        assert model(x).dtype is (torch.float16 if dtype == "float16" else torch.bfloat16)
+    losses = train(model, wrapper, [(x, y)] * 60)
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(p.dtype is torch.float32 and p.isfinite().all() for p in model.parameters())
+    assert wrapper.scaler.is_enabled() == (dtype == "float16")
+
+
+def test_float16_gradients_are_unscaled_before_they_are_clipped(problem: Any) -> None:
+    model, x, y = problem
+    reference = copy.deepcopy(model)
+    (reference(x) - y).square().mean().backward()
+    norm = nn.utils.get_total_norm([p.grad for p in reference.parameters() if p.grad is not None])
+    wrapper = EffOptimWrapper(
+        torch.optim.SGD(model.parameters(), lr=0.1), dtype="float16", clip_grad={"max_norm": 10.0}
+    )
+    train(model, wrapper, [(x, y)])
+    assert wrapper.scaler.get_scale() > 1000  # without unscaling, the norm would be larger by this factor
+    assert wrapper.last_grad_norm is not None and wrapper.last_grad_norm.item() == pytest.approx(norm.item(), rel=1e-2)
+
+
+def test_clipping_by_hand(problem: Any) -> None:
+    """A gradient (3, 4) has norm 5; clipped to 1 it is (.6, .8), and one SGD step of .5 subtracts half of that."""
+    weight = nn.Parameter(torch.tensor([1.0, 1.0]))
+    wrapper = EffOptimWrapper(torch.optim.SGD([weight], lr=0.5), clip_grad={"type": "norm", "max_norm": 1.0})
+    wrapper.update_params((weight * torch.tensor([3.0, 4.0])).sum())
+    torch.testing.assert_close(weight.detach(), torch.tensor([0.7, 0.6]))
+    assert wrapper.last_grad_norm is not None and wrapper.last_grad_norm.item() == pytest.approx(5.0)
+
+    weight = nn.Parameter(torch.tensor([1.0, 1.0]))
+    arguments = {"type": "value", "clip_value": 0.5}
+    wrapper = EffOptimWrapper(torch.optim.SGD([weight], lr=1.0), clip_grad=arguments)
+    wrapper.update_params((weight * torch.tensor([3.0, 0.25])).sum())
+    assert weight.tolist() == [0.5, 0.75] and wrapper.last_grad_norm is None
+    assert arguments == {"type": "value", "clip_value": 0.5}  # the config is not eaten
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'half'"):
+        EffOptimWrapper(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), dtype="half")
+    assert automatic_dtype() in ("bfloat16", "float16")
+
+
+@pytest.mark.parametrize("dtype", [None, "float16"])
+def test_state_goes_on_where_it_stopped(problem: Any, dtype: str | None) -> None:
+    model, x, y = problem
+
+    def wrap(network: nn.Module) -> EffOptimWrapper:
+        return EffOptimWrapper(torch.optim.AdamW(network.parameters(), lr=0.01), dtype=dtype)
+
+    wrapper = wrap(model)
+    train(model, wrapper, [(x, y)] * 3)
+    resumed = copy.deepcopy(model)
+    other = wrap(resumed)
+    other.load_state_dict(copy.deepcopy(wrapper.state_dict()))
+    assert other.updates == 3 and other.scaler.get_scale() == wrapper.scaler.get_scale()
+    train(model, wrapper, [(x, y)] * 3)
+    train(resumed, other, [(x, y)] * 3)
+    assert same(model, resumed)
+
+
+# -- which tensors decay -----------------------------------------------------------------------------------------------
+
+
+def test_norms_biases_and_fusion_weights_do_not_decay(caplog: pytest.LogCaptureFixture) -> None:
+    shell: BaseModel = DetectionModel(
+        "efficientdet_d0", 3, image_size=64, fpn_cells=1, head_repeats=1, channels_last=False
+    )
+    constructor = QuietOptimWrapperConstructor(
+        {"type": "EffOptimWrapper", "optimizer": {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.05}},
+        paramwise_cfg={"flat_decay_mult": 0.0},
+    )
+    with caplog.at_level(logging.INFO), DefaultScope.overwrite_default_scope("effdense"):
+        wrapper = constructor(shell)
+    assert caplog.records == []
+    groups = wrapper.optimizer.param_groups
+    assert len(groups) == 2  # as few as there are settings, for fused and foreach steps
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    named = dict(shell.network.named_parameters())
+    assert len(decay) == len(named)
+    for name, parameter in named.items():
+        flat = parameter.ndim == 1
+        assert decay[id(parameter)] == (0.0 if flat else 0.05), name
+        if "bn" in name or name.endswith((".bias", "edge_weights")):
+            assert flat, name
+    assert sum("edge_weights" in name for name in named) == 8  # D0, one cell of eight nodes
+
+
+# -- schedule ----------------------------------------------------------------------------------------------------------
+
+
+def schedule(total: int, *, lr: float = 0.08, **options: Any) -> WarmupCosineLR:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=lr)
+    return WarmupCosineLR(optimizer, end=total, by_epoch=False, **options)
+
+
+def lr_of(scheduler: WarmupCosineLR) -> float:
+    return scheduler.optimizer.param_groups[0]["lr"]
+
+
+def automl_lr(step: int, total: int, warmup: int, base: float = 0.08, first: float = 0.008) -> float:
+    """automl efficientdet/tf2/train_lib.py CosineLrSchedule: the cosine starts at step 0, under the warm-up."""
+    if step < warmup:
+        return first + step / warmup * (base - first)
+    return 0.5 * base * (1 + math.cos(math.pi * step / total))
+
+
+def test_values_by_hand() -> None:
+    """100 steps, 10 of warm-up, base .08 from .008."""
+    scheduler = schedule(100, warmup=10, warmup_factor=0.1)
+    seen = []
+    for _ in range(100):
+        seen.append(lr_of(scheduler))
+        scheduler.optimizer.step()
+        scheduler.step()
+    assert seen[0] == pytest.approx(0.008) and seen[5] == pytest.approx(0.044)
+    assert seen[10] == pytest.approx(0.04 * (1 + math.cos(0.1 * math.pi))) == pytest.approx(0.0780423)
+    assert seen[50] == pytest.approx(0.04) and seen[75] == pytest.approx(0.0117157, abs=1e-7)
+    assert seen == pytest.approx([automl_lr(step, 100, 10) for step in range(100)])
+    assert lr_of(scheduler) == pytest.approx(0.0)  # and past the end it stays there
+    scheduler.step()
+    assert lr_of(scheduler) == pytest.approx(0.0)
+
+
+def test_it_ends_at_the_final_factor() -> None:
+    scheduler = schedule(4, warmup=0, final_factor=0.25)
+    seen = [lr_of(scheduler)]
+    for _ in range(4):
+        scheduler.optimizer.step()
+        scheduler.step()
+        seen.append(lr_of(scheduler))
+    assert seen[0] == pytest.approx(0.08) and seen[2] == pytest.approx(0.05) and seen[4] == pytest.approx(0.02)
+
+
+def test_epochs_become_iterations() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    by_iteration = WarmupCosineLR.build_iter_from_epoch(
+        optimizer, end=30, warmup=0.5, warmup_factor=0.05, epoch_length=40
+    )
+    assert (by_iteration.total, by_iteration.warmup, by_iteration.by_epoch) == (1200, 20, False)
+    assert lr_of(by_iteration) == pytest.approx(0.005)
+
+
+def test_every_group_keeps_its_own_base() -> None:
+    groups = [{"params": [nn.Parameter(torch.ones(1))], "lr": lr} for lr in (0.1, 0.01)]
+    scheduler = WarmupCosineLR(torch.optim.SGD(groups), end=10, warmup=0, by_epoch=False)
+    for _ in range(5):
+        scheduler.optimizer.step()
+        scheduler.step()
+    assert [group["lr"] for group in scheduler.optimizer.param_groups] == pytest.approx([0.05, 0.005])
+
+
+@pytest.mark.parametrize("total", [20, 40])
+def test_resume_restores_the_position_and_a_longer_run_extends_the_cosine(total: int) -> None:
+    """mmengine's own schedulers restore the old length too and stay at the last LR for ever."""
+    first = schedule(20, warmup=4)
+    for _ in range(12):
+        first.optimizer.step()
+        first.step()
+    resumed = schedule(total, warmup=4)
+    resumed.load_state_dict(first.state_dict())
+    for step in range(12, total):
+        assert lr_of(resumed) == pytest.approx(automl_lr(step, total, 4)), step
+        resumed.optimizer.step()
+        resumed.step()
+
+
+def test_a_schedule_needs_a_length() -> None:
+    with pytest.raises(ConfigError, match="end=0"):
+        schedule(0)
+    with pytest.raises(ConfigError, match="warmup=-1"):
+        schedule(10, warmup=-1)
