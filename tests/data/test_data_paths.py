@@ -10,8 +10,8 @@ from effdense.errors import DataError
 
 def test_relative_paths_follow_the_variable_and_absolute_ones_do_not(monkeypatch, tmp_path):
     monkeypatch.delenv("EFFDENSE_DATA", raising=False)
-    assert data_root() == Path("data")
-    assert resolve("coco/a.json") == Path("data/coco/a.json")
+    assert data_root() == Path.cwd() / "data"
+    assert resolve("coco/a.json") == Path.cwd() / "data/coco/a.json"
     monkeypatch.setenv("EFFDENSE_DATA", str(tmp_path))
     assert resolve("coco/a.json") == tmp_path / "coco" / "a.json"
     assert resolve("/somewhere/a.json") == Path("/somewhere/a.json")
