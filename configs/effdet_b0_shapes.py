@@ -46,11 +46,11 @@ val_dataloader = dict(
 )
 val_evaluator = dict(type="CocoMetric", classwise=True)
 
-train_cfg = dict(max_epochs=6, val_interval=1)
+train_cfg = dict(max_epochs=5, val_interval=1)
 optim_wrapper = dict(optimizer=dict(lr=3e-3, weight_decay=0.05))
 default_hooks = dict(
     runtime_info=dict(interval=10),
     logger=dict(interval=10),
     ema=dict(decay=0.98),
-    precise_bn=dict(type="PreciseBNHook", num_batches=20, freeze_from=4),
+    precise_bn=dict(type="PreciseBNHook", num_batches=20, freeze_from=3),
 )
