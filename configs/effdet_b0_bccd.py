@@ -2,6 +2,9 @@
 
 Run:      EFFDENSE_DATA=DIR python tools/train.py configs/effdet_b0_bccd.py
 Expects:  $EFFDENSE_DATA/bccd/{annotations/instances_{train,val,test}.json,images}
+Hardware: 4 CPU cores, 15 minutes
+Score:    val AP .405, AP50 .606 (one run, seed 0, from random weights); trained encoder weights go in with
+          --cfg-options model.encoder_weights=PATH
 """
 
 _base_ = ["_base_/default_runtime.py", "_base_/schedules/adamw_short.py"]
