@@ -85,9 +85,12 @@ def test_state_dict_names_and_shapes_are_effdets(level: str) -> None:
 
 @pytest.mark.parametrize("level", with_heavy(LEVELS))
 def test_logits_equal(level: str) -> None:
-    model = reference(level, (128, 256)).eval()
+    # effdet leaves out a pooling step where one side is already 1 px: keep both sides of D7x's P8 above that on the
+    # way.
+    size = (256, 512) if level == "d7x" else (128, 256)
+    model = reference(level, size).eval()
     detector = ours(level, model).eval()
-    images = torch.randn(2, 3, 128, 256, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         classes, boxes = model(images)
         output = detector(images)
