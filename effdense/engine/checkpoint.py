@@ -6,7 +6,8 @@ Layout (``format`` "effdense/1"):
     train_state_dict: the weights being optimised, where they differ from the above
     meta: JSON-plain: model and its arguments, classes, category ids, mean/std, image size, epoch, iter, metrics,
         versions
-    optimizer, param_schedulers, ema, rng, progress: what resuming needs
+    progress: best score so far and its epoch
+    optimizer, param_schedulers, rng (of each process): what resuming needs; not in best.pth
 """
 
 from __future__ import annotations
@@ -122,6 +123,13 @@ def find_last(folder: Path) -> Path | None:
                 continue
             return candidate
     return None
+
+
+def require(path: str | os.PathLike[str], asked_by: str) -> None:
+    """Raise WeightsError if there is no file: a typing slip is found before any data are read."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise WeightsError(f"{asked_by}: no weight file at {file.absolute()}; a run's checkpoints lie in its work dir.")
 
 
 def remove_stale(folder: Path) -> None:

@@ -34,11 +34,11 @@ _DATALOADER_KEYS = frozenset(
         "dataset",
     }
 )
-# Keys of sections that no `type=` describes. None: any key.
-_SECTIONS: dict[str, frozenset[str] | None] = {
+# Keys of sections that no `type=` describes.
+_SECTIONS: dict[str, frozenset[str]] = {
     "train_dataloader": _DATALOADER_KEYS,
-    "val_dataloader": _DATALOADER_KEYS,
-    "test_dataloader": _DATALOADER_KEYS,
+    "val_dataloader": _DATALOADER_KEYS - {"shuffle", "drop_last"},  # every sample once, in order
+    "test_dataloader": _DATALOADER_KEYS - {"shuffle", "drop_last"},
     "train_cfg": frozenset({"by_epoch", "max_epochs", "val_begin", "val_interval", "dynamic_intervals"}),
     "val_cfg": frozenset(),
     "test_cfg": frozenset(),
@@ -63,7 +63,6 @@ _SECTIONS: dict[str, frozenset[str] | None] = {
             "bypass_duplicate",
         }
     ),
-    "optim_wrapper.paramwise_cfg.custom_keys": None,
     "default_hooks": frozenset(
         {
             "runtime_info",
@@ -180,7 +179,7 @@ def check_config(cfg: Config | Mapping[str, Any], source: str = "config") -> Non
         raise ConfigError(f"{source}: the config has no 'model' section.")
     for path, allowed in _SECTIONS.items():
         section = _lookup(cfg, path)
-        if allowed is not None and isinstance(section, Mapping):
+        if isinstance(section, Mapping):
             _check_keys(section, allowed, path, source)
     _check_values(cfg, source)
     for path, (registry, default) in _TYPED.items():

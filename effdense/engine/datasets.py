@@ -124,13 +124,17 @@ def build_transforms(configs: Sequence[Mapping[str, Any]], image_size: int | Seq
     built = []
     for i, config in enumerate(configs):
         options = dict(config)
-        target = resolve(TRANSFORMS, options.pop("type"), f"{where}.{i}")
+        name = options.pop("type")
+        target = resolve(TRANSFORMS, name, f"{where}.{i}")
         if target in (geometry.ResizePad, geometry.ScaleJitterCrop):
             options.setdefault("size", size)
         for key in ("size", "scale", "fill"):
             if isinstance(options.get(key), list):
                 options[key] = tuple(options[key])
-        built.append(target(**options))
+        try:
+            built.append(target(**options))
+        except ConfigError as error:
+            raise ConfigError(f"{where}.{i} ({name}; size is image_size unless given): {error}") from None
     return built
 
 
@@ -178,7 +182,7 @@ def build_loader(split: Split, *, seed: int, training: bool) -> DataLoader[Any]:
     rank, world = rank_and_world()
     options = dict(split.loader)
     batch_size = options.pop("batch_size", 1)
-    shuffle = options.pop("shuffle", training)
+    shuffle = options.pop("shuffle", True)
     workers = options.get("num_workers", 0)
     if workers == 0:
         for key in ("persistent_workers", "prefetch_factor", "timeout"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import time
@@ -13,6 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 
+from effdense.engine import checkpoint as files
 from effdense.engine import datasets
 from effdense.engine.config import load_config
 from effdense.engine.distributed import infer_launcher, init_distributed, rank_and_world
@@ -23,6 +25,8 @@ from effdense.engine.registry import METRICS, MODELS, SCOPE, resolve
 from effdense.engine.runner import EffRunner
 from effdense.errors import ConfigError
 from effdense.evaluation import CocoScores
+
+_RUN_NUMBERS = itertools.count(1)
 
 
 def train(
@@ -45,7 +49,8 @@ def train(
         options: dotted config overrides. launcher: ``none`` | ``pytorch`` | ``slurm``.
 
     Returns: the work dir.
-    Raises: ConfigError, DataError, WeightsError before the first step; nothing is written for a run that cannot start.
+    Raises: ConfigError, DataError, WeightsError before the first step; unknown keys, unusable data and absent files
+        before anything is written.
     """
     cfg, launcher = _prepare(config, options, launcher)
     if not torch.cuda.is_available():
@@ -61,6 +66,10 @@ def train(
     for section in ("train_cfg", "optim_wrapper"):
         if section not in cfg:
             raise ConfigError(f"{config}: training needs a {section!r} section.")
+    if isinstance(resume, str):
+        files.require(resume, "--resume")
+    elif cfg.get("load_from") is not None:
+        files.require(cfg.load_from, "load_from")
     train_split = datasets.build_split(cfg, "train", seed=seed)
     val_split = datasets.build_split(cfg, "val", seed=seed, class_map=train_split.records.class_map)
     cfg.model["num_classes"] = datasets.check_class_count(
@@ -117,6 +126,7 @@ def test(
     Returns: the scores (also printed).
     """
     cfg, launcher = _prepare(config, options, launcher)
+    files.require(checkpoint, "CHECKPOINT")
     cfg.work_dir = _work_dir(cfg, config, work_dir)
     seed = int((cfg.get("randomness") or {}).get("seed") or 0)
     name = split
@@ -217,7 +227,8 @@ def _runner(cfg: Config, launcher: str, seed: int, class_map: Any, *, is_trainin
         visualizer=cfg.get("visualizer"),
         default_scope=cfg.default_scope,
         randomness=randomness,
-        experiment_name=cfg.get("experiment_name"),
+        # mmengine shares loggers and scalars between runners of one name; its own names differ by the second only.
+        experiment_name=cfg.get("experiment_name") or f"{Path(cfg.filename).stem}_{next(_RUN_NUMBERS)}",
         cfg=cfg,
         metadata=metadata,
         is_training_run=is_training_run,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from effdense.data import read_image
 from effdense.engine import checkpoint as files
 from effdense.engine.hooks import CheckpointHook, EMAHook, PicturesHook, PreciseBNHook, RuntimeInfoHook, SyncBuffersHook
-from effdense.engine.hooks.ema import update_average
+from effdense.engine.hooks.ema import StateTensors, update_average
 from effdense.engine.models import DetectionModel
 from effdense.engine.optim import EffOptimWrapper
 from effdense.errors import ConfigError
@@ -50,7 +50,7 @@ def constant(value: float) -> nn.BatchNorm1d:
 def test_one_update_by_hand() -> None:
     """.9 * 1 + .1 * 2 = 1.1 for weights and running statistics; the counter of batches is copied."""
     average, network = constant(1.0), constant(2.0)
-    update_average(average, network, 0.9)
+    update_average(StateTensors.of(average), StateTensors.of(network), 0.9)
     assert average.weight.item() == pytest.approx(1.1) and average.running_var.item() == pytest.approx(1.1)
     assert average.num_batches_tracked.item() == 2
 
@@ -333,6 +333,16 @@ def test_all_or_only_some_are_kept(tmp_path: Path) -> None:
     assert names(tmp_path / "all") == ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth", "last_checkpoint"]
     run_epochs(CheckpointHook(interval=3, max_keep=0, save_best=None), tmp_path / "some", [None] * 7)
     assert names(tmp_path / "some") == ["epoch_3.pth", "epoch_6.pth", "epoch_7.pth", "last_checkpoint"]
+
+
+def test_nothing_goes_before_the_new_file_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = CheckpointHook(max_keep=1, save_best=None)
+    runner = run_epochs(hook, tmp_path, [None])
+    monkeypatch.setattr(files, "save_atomically", lambda content, path: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        hook.after_train_epoch(runner)
+    assert names(tmp_path) == ["epoch_1.pth", "last_checkpoint"]
+    assert files.find_last(tmp_path) == tmp_path / "epoch_1.pth"
 
 
 def test_a_file_of_an_older_longer_run_is_not_taken_for_the_newest(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.hooks import Hook
@@ -20,19 +20,24 @@ def unwrap(model: Any) -> Any:
     return model.module if hasattr(model, "module") else model
 
 
-def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """``average = decay * average + (1 - decay) * network`` for parameters and float buffers; integer buffers are
-    copied.
-    """
-    with torch.no_grad():
-        old, new = [], []
-        for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                old.append(mean)
-                new.append(value)
-            else:
-                mean.copy_(value)
-        torch._foreach_lerp_(old, new, 1.0 - decay)
+class StateTensors(NamedTuple):
+    """Tensors of a network by what an average does with them, in the order of its state dict."""
+
+    floats: list[Tensor]  # weights and running statistics: averaged
+    counts: list[Tensor]  # counters: copied
+
+    @classmethod
+    def of(cls, network: nn.Module) -> StateTensors:
+        """Views of the network's own tensors. Walking 800 of them takes 2 ms: do it once, not in every step."""
+        tensors = list(network.state_dict().values())
+        return cls([t for t in tensors if t.is_floating_point()], [t for t in tensors if not t.is_floating_point()])
+
+
+@torch.no_grad()
+def update_average(average: StateTensors, network: StateTensors, decay: float) -> None:
+    """``average = decay * average + (1 - decay) * network``; counters are copied."""
+    torch._foreach_lerp_(average.floats, network.floats, 1.0 - decay)
+    torch._foreach_copy_(average.counts, network.counts)
 
 
 @HOOKS.register_module()
@@ -57,7 +62,8 @@ class EMAHook(Hook):
         self._seen = 0
 
     def before_train(self, runner: Any) -> None:
-        unwrap(runner.model).start_ema()
+        model = unwrap(runner.model)
+        self._average, self._network = StateTensors.of(model.start_ema()), StateTensors.of(model.network)
         self._seen = runner.optim_wrapper.updates
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -66,8 +72,7 @@ class EMAHook(Hook):
             return
         self._seen = updates
         decay = min(self.decay, (1.0 + updates) / (10.0 + updates)) if self.ramp else self.decay
-        model = unwrap(runner.model)
-        update_average(model.start_ema(), model.network, decay)
+        update_average(self._average, self._network, decay)
 
 
 @HOOKS.register_module()
