@@ -148,8 +148,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise WeightsError(
             f"{path} is no effdense checkpoint (format {found!r}, expected {FORMAT!r}). Plain weights can start a "
-            f"run as "
-            "--cfg-options load_from=PATH."
+            f"run as --cfg-options load_from=PATH."
         )
     return content
 

@@ -222,7 +222,6 @@ def check_class_count(num_classes: int | None, class_map: ClassMap, where: Any) 
         raise ConfigError(
             f"model.num_classes is {num_classes}, but the training annotations {where} define {found} classes "
             f"({', '.join(class_map.names[:5])}{', ...' if found > 5 else ''}). Remove model.num_classes to take "
-            f"the data's, or "
-            "select classes with classes=[...]."
+            f"the data's, or select classes with classes=[...]."
         )
     return found

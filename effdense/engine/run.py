@@ -118,8 +118,7 @@ def test(
 
     Args:
         checkpoint: a checkpoint of ours, or weights of a layout that ``effdense.load_weights`` knows; all of the
-            model's
-            tensors must be there.
+            model's tensors must be there.
         split: ``val`` | ``test`` | ``train``.
         out: write the detections as COCO result JSON here. show_dir: write truth-beside-prediction pictures here.
 

@@ -182,8 +182,7 @@ class EffRunner(Runner):
         """Weights into the network, all or nothing, with a line that says what was loaded.
 
         Raises: WeightsError, in evaluation also when any tensor would stay at its initialisation, or when the
-            checkpoint
-            was trained for other classes than those it is to be scored on.
+            checkpoint was trained for other classes than those it is to be scored on.
         """
         content = read_checkpoint(filename)
         network = self.shell.network
@@ -202,8 +201,7 @@ class EffRunner(Runner):
                 raise WeightsError(
                     f"{filename} holds {len(expected) - len(untouched)} of the {len(expected)} tensors of "
                     f"{network.config.name} with {network.num_classes} classes; {untouched[0]} and others would "
-                    f"stay random. "
-                    "Evaluation needs all of them."
+                    f"stay random. Evaluation needs all of them."
                 )
         self.logger.info(f"{filename}: {report}")
         return report
@@ -212,16 +210,14 @@ class EffRunner(Runner):
         """Restore weights, moving average, optimizer, schedules, position, best score and random streams.
 
         Raises: WeightsError when the checkpoint holds weights only, is of another model, or of another number of
-            processes
-            or batches an epoch (the position would mean something else).
+            processes or batches an epoch (the position would mean something else).
         """
         content = files.load(filename)
         meta = content["meta"]
         if "optimizer" not in content:
             raise WeightsError(
                 f"{filename} holds weights only (best.pth does); resume from an epoch_N.pth of the same folder, or "
-                f"start a "
-                f"new run from it with --cfg-options load_from={filename}."
+                f"start a new run from it with --cfg-options load_from={filename}."
             )
         expected = (self.world_size, len(self.train_dataloader))
         found = (meta["world_size"], meta["iters_per_epoch"])
@@ -229,8 +225,7 @@ class EffRunner(Runner):
             raise WeightsError(
                 f"{filename} was written by {found[0]} process(es) with {found[1]} iterations an epoch, this run has "
                 f"{expected[0]} and {expected[1]}; resume with the same processes and batch size, or start a new "
-                f"run from its "
-                f"weights with --cfg-options load_from={filename}."
+                f"run from its weights with --cfg-options load_from={filename}."
             )
         if "train_state_dict" in content and not any(isinstance(hook, EMAHook) for hook in self._hooks):
             raise WeightsError(
@@ -246,8 +241,7 @@ class EffRunner(Runner):
         if len(schedulers) != len(content["param_schedulers"]):
             raise WeightsError(
                 f"{filename} has {len(content['param_schedulers'])} schedules, the config {len(schedulers)}; resume "
-                f"with the "
-                "config the run was started with."
+                f"with the config the run was started with."
             )
         for scheduler, state in zip(schedulers, content["param_schedulers"], strict=True):
             scheduler.load_state_dict(state)
