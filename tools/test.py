@@ -1,6 +1,4 @@
-"""Evaluate a checkpoint: python tools/test.py configs/effdet_b0_shapes.py work_dirs/effdet_b0_shapes/best.pth [--out
-results.json]
-"""
+"""Evaluate a checkpoint: python tools/test.py CONFIG CHECKPOINT [--split val|test|train] [--out results.json] ..."""
 
 import sys
 

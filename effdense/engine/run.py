@@ -211,9 +211,8 @@ def _runner(cfg: Config, launcher: str, seed: int, class_map: Any, *, is_trainin
         "color": "rgb",
     }
     randomness = dict(cfg.get("randomness") or {})
-    randomness["seed"] = (
-        seed + rank
-    )  # different dropout on every rank; data order and augmentation have their own seeds
+    # Different dropout on every rank; data order and augmentation have their own seeds.
+    randomness["seed"] = seed + rank
     runner = EffRunner(
         model=model,
         work_dir=cfg.work_dir,
