@@ -65,7 +65,63 @@ def _list(arguments: argparse.Namespace) -> None:
     if not names:
         near = did_you_mean(arguments.pattern, list_models())
         raise ConfigError(f"no model matches {arguments.pattern!r}; effdense list shows all.{near}")
-    print("\n".join(names))
+    if not arguments.long:
+        print("\n".join(names))
+        return
+    from effdense import cli_tables
+    from effdense.models.costs import model_cost
+
+    print(cli_tables.list_header())
+    for name in names:
+        print(cli_tables.cost_line(name, model_cost(name)), flush=True)
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from effdense import cli_tables
+
+    if cli_tables.is_checkpoint(arguments.model):
+        facts = cli_tables.describe_checkpoint(arguments.model)
+    else:
+        size = _image_size(arguments.image_size)
+        facts = cli_tables.describe_model(arguments.model, size, arguments.num_classes)
+    print(cli_tables.aligned(list(facts)))
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    from effdense import cli_tables
+    from effdense.models.search import Budget, Timing, fit, known_family, parse_amount
+
+    gmacs, params = arguments.max_gmacs, arguments.max_params
+    budget = Budget(
+        macs=None if gmacs is None else parse_amount(gmacs, unit=1e9),
+        params=None if params is None else parse_amount(params),
+        latency_ms=arguments.max_latency_ms,
+    )
+    size = _image_size(arguments.image_size)
+    if isinstance(size, tuple):
+        raise ConfigError(f"fit compares models at a square size, got --image-size {arguments.image_size}.")
+    timed = budget.latency_ms is not None
+    timing = Timing(arguments.device, arguments.batch, arguments.threads)
+    family = known_family(arguments.family)
+    if timed:
+        head = "; counted with the ImageNet head, timed without it" if family.startswith("efficientnet") else ""
+        print(f"timed on {timing}{head}")
+    print(cli_tables.fit_header(timed))
+    found = fit(
+        family, budget, image_size=size, any_phi=arguments.any_phi, timing=timing,
+        report=lambda one: print(cli_tables.fit_line(one, with_latency=timed), flush=True),
+    )  # fmt: skip
+    print(f"\nthe largest under the budget:\n{cli_tables.fit_line(found.best, best=True, with_latency=timed)}")
+
+
+def _image_size(text: str | None) -> int | tuple[int, int] | None:
+    """``512`` or ``384,640`` (height, width)."""
+    if text is None:
+        return None
+    sides = text.split(",")
+    if len(sides) > 2 or not all(side.strip().isdigit() for side in sides):
+        raise ConfigError(f"--image-size is px or HEIGHT,WIDTH, for example 512 or 384,640; got {text!r}.")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -83,6 +139,22 @@ def _predict(arguments: argparse.Namespace) -> None:
             if target.resolve() == source.resolve():
                 raise ConfigError(f"--out-dir would overwrite the input picture {source}; name another folder.")
             written.add(result.save(target))
+
+
+def _add_fit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max-gmacs", metavar="G", help="multiply-adds of one image, in G (or 400M)")
+    parser.add_argument("--max-params", metavar="N", help="parameters, for example 10M")
+    parser.add_argument("--max-latency-ms", type=float, metavar="MS", help="median time of one batch")
+    parser.add_argument(
+        "--family", default="efficientnet", metavar="F",
+        help="efficientnet (default), efficientnet_lite, efficientnetv2, efficientdet or efficientdet_lite",
+    )  # fmt: skip
+    parser.add_argument("--image-size", metavar="N", help="px, the same for all (default each model's own)")
+    parser.add_argument("--any-phi", action="store_true", help="search compound-scaled members between the published")
+    parser.add_argument("--batch", type=int, default=1, help="images at once, for the latency (default 1)")
+    parser.add_argument("--threads", type=int, help="CPU threads, for the latency (default torch's)")
+    parser.add_argument("--device", help="for the latency (default the GPU if there is one)")
+    parser.set_defaults(run=_fit)
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
@@ -121,7 +193,16 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
 
     names = verbs.add_parser("list", help="list model names")
     names.add_argument("pattern", nargs="?", default="*", help="shell-style pattern")
+    names.add_argument("--long", action="store_true", help="with parameters, MACs and input size")
     names.set_defaults(run=_list)
+
+    info = verbs.add_parser("info", help="what a model costs and is made of, or what a checkpoint says of itself")
+    info.add_argument("model", help="model name (also efficientnet_phi2.5 and the like), checkpoint or run folder")
+    info.add_argument("--image-size", metavar="N|H,W", help="px to count at (default the model's own)")
+    info.add_argument("--num-classes", type=int, metavar="K", help="default 90 for detectors, 1000 for encoders")
+    info.set_defaults(run=_info)
+
+    _add_fit(verbs.add_parser("fit", help="find the largest model of a family under a budget, by measuring"))
 
     if verb in ("train", "test"):
         _add_run_options({"train": train, "test": test}[verb])

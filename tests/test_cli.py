@@ -38,7 +38,7 @@ def write_picture(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("verb", ["", "train", "test", "predict", "list"])
+@pytest.mark.parametrize("verb", ["", "train", "test", "predict", "list", "info", "fit"])
 def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"] if verb else ["--help"])
@@ -66,6 +66,13 @@ def test_list_prints_one_name_a_line(capsys: pytest.CaptureFixture[str]) -> None
         (["predict", ".", "street.jpg"], "WeightsError: "),
         (["train", "nowhere.py"], "nowhere.py"),
         (["test", "nowhere.py", "nowhere.pth"], "nowhere.py"),
+        (["info", "nowhere.pth"], "WeightsError: no weight file at"),
+        (["info", "efficientdet_d9"], "Did you mean 'efficientdet_d"),
+        (["info", "efficientnet_b0", "--image-size", "1,2,3"], "ConfigError: --image-size is px or HEIGHT,WIDTH"),
+        (["fit"], "ConfigError: a budget needs a limit"),
+        (["fit", "--max-gmacs", "five"], "ConfigError: expected a number such as 10M"),
+        (["fit", "--max-gmacs", "1", "--family", "resnet"], "ConfigError: no family is called 'resnet'"),
+        (["fit", "--max-gmacs", "1", "--image-size", "64,96"], "ConfigError: fit compares models at a square size"),
     ],
 )
 def test_an_error_is_one_paragraph_and_exit_code_2(
@@ -123,3 +130,76 @@ def test_predict_never_writes_over_its_input(tmp_path: Path, capsys: pytest.Capt
     assert main(["predict", str(model), str(picture), "--out-dir", str(picture.parent)]) == 2
     assert "would overwrite the input picture" in capsys.readouterr().err
     assert picture.read_bytes() == before
+
+
+def facts(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    return {line[:18].split("  ")[0]: line.partition("  ")[2].strip() for line in capsys.readouterr().out.splitlines()}
+
+
+def test_long_list_has_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "efficientdet_d[0]", "--long"]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split() == ["model", "params", "M", "GMACs", "2", "x", "MACs", "G", "input"]
+    assert row.split() == ["efficientdet_d0", "3.88", "2.492", "4.985", "512"]
+
+
+def test_info_of_a_detector(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "efficientdet_d0"]) == 0
+    said = facts(capsys)
+    assert (said["parameters"], said["MACs"], said["2 x MACs"]) == ("3,880,067", "2.492 G", "4.985 G")
+    assert said["anchors"] == "49,104 per image (9 per cell)"
+    assert said["BiFPN"] == "3 cells, 64 channels, fusion fastattn" and said["heads"].startswith("3 layers")
+    assert said["encoder"].startswith("efficientnet_b0") and "0.001" in said["convention"]
+    assert said["published"] == "34.3 % COCO val AP (google/automl efficientdet/README.md)"
+
+
+def test_info_at_another_size_and_number_of_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "efficientdet_d0", "--image-size", "256,512", "--num-classes", "3"]) == 0
+    said = facts(capsys)
+    assert said["anchors"].startswith("24,552") and said["classes"] == "3"
+    assert said["counted at"] == "256 x 512 px (height x width)"
+
+
+def test_info_of_encoders(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "efficientnet_b3"]) == 0
+    said = facts(capsys)
+    assert said["channels"] == "24, 32, 48, 136, 384" and said["strides"] == "2, 4, 8, 16, 32"
+    assert said["parameters"].startswith("12,233,232 (with the ImageNet head of 1000 classes; 10,103,336 as built")
+    assert main(["info", "efficientnetv2_phi1.5"]) == 0
+    said = facts(capsys)
+    assert said["published"] == "no score" and said["input"] == "276 px" and said["trained at"] == "220 px"
+
+
+def test_info_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = checkpoint(tmp_path)
+    for name in (path, tmp_path):  # a run folder stands for its best.pth
+        assert main(["info", str(name)]) == 0
+        said = facts(capsys)
+        assert said["format"] == "effdense/1" and said["model"] == "efficientdet_d0"
+        assert "fpn_channels=16" in said["model options"] and said["classes"] == "2: a, b"
+        assert said["can resume"] == "no (weights only)"
+
+
+def test_info_of_bare_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"layer.weight": torch.zeros(2, 3), "layer.bias": torch.zeros(2)}, tmp_path / "bare.pth")
+    assert main(["info", str(tmp_path / "bare.pth")]) == 0
+    said = facts(capsys)
+    assert said["format"] == "bare weights, no metadata of ours" and said["weights"] == "2 tensors, 8 values"
+
+
+def test_fit_prints_what_it_measured_and_marks_the_largest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--family", "efficientnet_lite", "--max-gmacs", "1", "--max-params", "6M"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:20] for line in lines[1:6]] == [
+        f"{mark} efficientnet_lite{size}" for size, mark in enumerate("  ---")
+    ]
+    assert lines[-1].startswith("* efficientnet_lite1 ") and "5.42" in lines[-1]
+
+
+def test_fit_by_latency_says_where_it_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--family", "efficientnet_lite", "--image-size", "64", "--max-latency-ms", "100000", "--device", "cpu"]
+    assert main(["fit", *arguments, "--max-params", "5M", "--threads", "1", "--batch", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("timed on cpu (threads: 1), batch 2, float32; counted with the ImageNet head")
+    assert lines[1].endswith("median ms") and float(lines[2].split()[-1]) > 0 and lines[3].endswith("not timed")
+    assert lines[-1].startswith("* efficientnet_lite0 ")

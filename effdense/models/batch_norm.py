@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @torch.no_grad()
-def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> int:
+def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Tensor], *, keep: Container[str] = ()) -> int:
     """Replace running means and variances by their average over ``batches``, weights unchanged ("precise BN").
 
     Running statistics lag behind weights that still move fast and are noisy with small batches, and those of averaged
@@ -19,11 +19,12 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> int
     Args:
         network: any module; only its BatchNorm layers run in training mode, so dropout and stochastic depth stay off.
         batches: normalised images (B, C, H, W) as in training.
+        keep: names of layers whose statistics stay as they are (frozen ones).
 
     Returns: how many batches were used; with none, nothing changes.
     Source: Wu and Johnson, Rethinking "Batch" in BatchNorm, section 3 (arXiv 2105.07576).
     """
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    norms = [m for name, m in network.named_modules() if isinstance(m, _BatchNorm) and name not in keep]
     modes = {module: module.training for module in network.modules()}
     kept = [
         (norm, norm.momentum, norm.num_batches_tracked.clone())

@@ -19,7 +19,9 @@ timm = pytest.importorskip("timm")
 
 # Even, even and oblong, odd in both.
 SIZES = ((224, 224), (320, 256), (225, 319))
-HEAVY = {f"efficientnet_{size}" for size in ("b6", "b7", "b8", "l2")} | {"efficientnetv2_l", "efficientnetv2_xl"}
+HEAVY = {f"efficientnet_{size}" for size in ("b6", "b7", "b8", "l2")} | {
+    f"efficientnetv2_{size}" for size in ("l", "xl", "rw_m")
+}
 MEMBERS = [
     pytest.param(name, padding, marks=[pytest.mark.slow] if name in HEAVY else [], id=f"{name}-{padding}")
     for name in encoder_names()
@@ -28,10 +30,12 @@ MEMBERS = [
 
 
 def _timm_encoder(name: str, padding: str, **options: Any) -> nn.Module:
-    if padding == "symmetric" and not timm.is_model(name):  # the V2 base networks exist as tf_ only
-        options |= {"pad_type": "", "bn_eps": 1e-5}
-    timm_name = name if padding == "symmetric" and timm.is_model(name) else f"tf_{name}"
-    return timm.create_model(timm_name, features_only=True, **options)
+    wanted, other = (f"tf_{name}", name) if padding == "same" else (name, f"tf_{name}")
+    if timm.is_model(wanted):
+        return timm.create_model(wanted, features_only=True, **options)
+    # The V2 base networks exist as tf_ only, the RW ones without it only.
+    convention = {"pad_type": "same", "bn_eps": 1e-3} if padding == "same" else {"pad_type": "", "bn_eps": 1e-5}
+    return timm.create_model(other, features_only=True, **convention, **options)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from effdense.errors import ConfigError, ShapeError, did_you_mean
 from effdense.models.detection.anchors import make_anchors, pyramid_sizes
 from effdense.models.detection.assignment import assign_anchors
-from effdense.models.detection.families import EfficientDetConfig, detector_config
+from effdense.models.detection.families import EfficientDetConfig, adapted_options, detector_config
 from effdense.models.detection.head import PredictionHead
 from effdense.models.detection.losses import detection_loss
 from effdense.models.detection.postprocess import PaddedDetections, non_maximum_suppression, select_candidates
@@ -63,9 +63,10 @@ class EfficientDet(nn.Module):
             config.encoder,
             in_channels=config.in_channels,
             out_strides=tuple(2**level for level in levels),
-            padding=config.padding,
+            padding=config.encoder_convention,
             drop_path_rate=config.drop_path_rate,
             bn_momentum=config.encoder_bn_momentum,
+            bn_eps=config.encoder_bn_eps,
         )
         self.fpn = BiFPN(
             self.backbone.channels,
@@ -77,6 +78,7 @@ class EfficientDet(nn.Module):
             padding=config.padding,
             redundant_bias=config.redundant_bias,
             upsample=config.upsample,
+            downsample=config.downsample,
             bn=bn,
         )
 
@@ -116,6 +118,23 @@ class EfficientDet(nn.Module):
         bias = self.class_net.predict.conv_pw.bias
         assert bias is not None
         nn.init.constant_(bias, -math.log((1 - _PRIOR_PROBABILITY) / _PRIOR_PROBABILITY))
+
+    def set_padding(self, padding: str) -> None:
+        """Switch the pyramid's max pools in place: ``same``, ``symmetric`` or ``same_zero``."""
+        self.fpn.set_padding(padding)
+
+    @property
+    def weight_options(self) -> dict[str, Any]:
+        """Fields of ``config`` that weights have changed since construction; loading adapts paddings and epsilon.
+
+        A detector of ``model.config.override(**model.weight_options)`` with the same weights computes the same.
+        """
+        return adapted_options(
+            self.config,
+            padding=self.fpn.padding,
+            encoder_padding=self.backbone.padding,
+            encoder_bn_eps=self.backbone.bn_eps,
+        )
 
     def forward(self, images: Tensor) -> DetectorOutput:
         """Raw outputs for normalised images (B, C, H, W) of any size."""
@@ -274,7 +293,8 @@ def create_detector(name: str, num_classes: int = 80, weights: Any = None, **opt
     """Build a detector by name.
 
     Args:
-        name: ``efficientdet_d0..d7, d7x, lite0..lite4, lite3x, v2s, v2m, v2l, v2xl, v2b0..v2b3``.
+        name: ``efficientdet_d0..d7, d7x, lite0..lite4, lite3x, v2s, v2m, v2l, v2xl, v2b0..v2b3``, ``efficientdetv2_dt``
+            and ``_ds`` (effdet's own), or a compound-scaled name (``scaling.py``).
         num_classes: K.
         weights: None, or a source that ``effdense.load_weights`` takes (path or state dict).
         options: any field of ``EfficientDetConfig``, for example ``image_size=(384, 640)``,

@@ -3,22 +3,28 @@
 Sources: EfficientDet table 1 and section 4.2; automl efficientdet/hparams_config.py ``efficientdet_model_param_dict``
 and ``efficientdet_lite_param_dict``. Lite3x and Lite4 are not on the D formula; D7 has the shapes of D6's weights but
 anchor scale 5.
-V2 rows (an EfficientNetV2 under the BiFPN of the D-level of like cost) are effdense's own.
+V2 rows (an EfficientNetV2 under the BiFPN of the D-level of like cost) are effdense's own; ``efficientdetv2_dt`` and
+``_ds`` are effdet's (effdet/config/model_config.py).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from effdense.errors import ConfigError, did_you_mean
 from effdense.models.detection.postprocess import NMS_METHODS
+from effdense.models.encoders.padding import BN_EPS, check_padding
+from effdense.models.necks.resample import DOWNSAMPLES, PADDINGS, UPSAMPLES
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Google's Lite models normalise with mean 127, std 128 (effdet uses 127.5 / 127.5).
 LITE_MEAN = (127 / 255,) * 3
 LITE_STD = (128 / 255,) * 3
+# 1, 2 and 1/2 as width over height at equal area. Google's weights use the rounded 1.4 / 0.7 pairs instead.
+EQUAL_AREA_RATIOS = ((1.0, 1.0), (math.sqrt(2.0), math.sqrt(0.5)), (math.sqrt(0.5), math.sqrt(2.0)))
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,13 @@ class EfficientDetConfig:
     max_level: int = 7
     fusion: str = "fastattn"
     activation: str = "silu"
-    padding: str = "same"
+    padding: str = "same"  # of the pyramid's max pools, and of the encoder unless it has one of its own
+    encoder_padding: str | None = None  # None: as ``padding``
+    encoder_bn_eps: float | None = None  # None: the encoder convention's own, 1e-3 for "same", 1e-5 for "symmetric"
     redundant_bias: bool = True
     upsample: str = "nearest"
-    bn_eps: float = 1e-3
+    downsample: str = "max"
+    bn_eps: float = 1e-3  # pyramid and heads
     bn_momentum: float = 0.01  # TensorFlow's .99
     encoder_bn_momentum: float = 0.01
     drop_path_rate: float = 0.2  # automl: survival_prob .8 in every backbone but B0
@@ -81,6 +90,13 @@ class EfficientDetConfig:
         return self.max_level - self.min_level + 1
 
     @property
+    def encoder_convention(self) -> str:
+        """Padding that the encoder is built with."""
+        if self.encoder_padding is not None:
+            return self.encoder_padding
+        return "same" if self.padding == "same_zero" else self.padding  # zeros are a matter of pools
+
+    @property
     def size_hw(self) -> tuple[int, int]:
         """``image_size`` as (height, width)."""
         return self.image_size if isinstance(self.image_size, (tuple, list)) else (self.image_size, self.image_size)
@@ -119,8 +135,10 @@ def _validate(config: EfficientDetConfig) -> None:
         )
     if config.nms not in NMS_METHODS:
         raise ConfigError(f"{config.name}: nms must be one of {NMS_METHODS}, got {config.nms!r}.")
-    if config.padding not in ("same", "symmetric"):
-        raise ConfigError(f"{config.name}: padding must be 'same' or 'symmetric', got {config.padding!r}.")
+    for field, known in (("padding", PADDINGS), ("upsample", UPSAMPLES), ("downsample", DOWNSAMPLES)):
+        if getattr(config, field) not in known:
+            raise ConfigError(f"{config.name}: {field} must be one of {known}, got {getattr(config, field)!r}.")
+    check_padding(config.encoder_convention)
     if config.negative_iou > config.positive_iou:
         raise ConfigError(
             f"{config.name}: negative_iou {config.negative_iou} must not exceed positive_iou {config.positive_iou}."
@@ -137,6 +155,14 @@ def _lite(
     return _d(
         level, encoder, size, channels, cells, repeats,
         anchor_scale=anchor_scale, fusion="sum", activation="relu6", drop_path_rate=0.0, mean=LITE_MEAN, std=LITE_STD,
+    )  # fmt: skip
+
+
+def _effdet_v2(name: str, encoder: str, size: int, channels: int, cells: int, repeats: int) -> EfficientDetConfig:
+    return EfficientDetConfig(
+        name, encoder, size, channels, cells, repeats,
+        padding="symmetric", redundant_bias=False, upsample="bilinear", downsample="bilinear",
+        aspect_ratios=EQUAL_AREA_RATIOS, encoder_bn_momentum=0.1,
     )  # fmt: skip
 
 
@@ -164,6 +190,8 @@ _ROWS: tuple[EfficientDetConfig, ...] = (
     _d("v2m", "efficientnetv2_m", 1024, 224, 7, 4),
     _d("v2l", "efficientnetv2_l", 1280, 288, 7, 4),
     _d("v2xl", "efficientnetv2_xl", 1280, 384, 8, 5, fusion="sum"),
+    _effdet_v2("efficientdetv2_dt", "efficientnetv2_rw_t", 768, 128, 5, 3),
+    _effdet_v2("efficientdetv2_ds", "efficientnetv2_rw_s", 1024, 256, 7, 4),
 )
 CONFIGS: dict[str, EfficientDetConfig] = {row.name: row for row in _ROWS}
 
@@ -174,7 +202,38 @@ def detector_names() -> list[str]:
 
 
 def detector_config(name: str) -> EfficientDetConfig:
-    """The row of ``name``; an unknown name raises ConfigError with the nearest ones."""
-    if name not in CONFIGS:
+    """The row of ``name``, or the compound-scaled one of a name that carries its coefficients (``scaling.py``).
+
+    Raises: ConfigError for an unknown name, with the nearest ones.
+    """
+    if name in CONFIGS:
+        return CONFIGS[name]
+    from effdense.models.detection.scaling import scaled_detector_config  # it builds on the rows above
+
+    scaled = scaled_detector_config(name)
+    if scaled is None:
         raise ConfigError(f"unknown detector {name!r}.{did_you_mean(str(name), CONFIGS)} Known: {', '.join(CONFIGS)}.")
-    return CONFIGS[name]
+    return scaled
+
+
+def adapted_options(
+    config: EfficientDetConfig, *, padding: str, encoder_padding: str, encoder_bn_eps: float
+) -> dict[str, Any]:
+    """The fewest overrides of ``config`` that build a network with these conventions; empty where it has them already.
+
+    Args:
+        padding: of the pyramid's pools.
+        encoder_padding: of the encoder's convolutions.
+        encoder_bn_eps: of the encoder's BatchNorms.
+    """
+    options: dict[str, Any] = {}
+    if padding != config.padding:
+        options["padding"] = padding
+    if encoder_padding != config.override(**options).encoder_convention:
+        options["encoder_padding"] = encoder_padding
+    built_eps = config.encoder_bn_eps
+    if built_eps is None:
+        built_eps = BN_EPS[check_padding(encoder_padding)]
+    if encoder_bn_eps != built_eps:
+        options["encoder_bn_eps"] = encoder_bn_eps
+    return options

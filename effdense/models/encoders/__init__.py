@@ -6,12 +6,15 @@ efficientnet (the encoder and `create_encoder`).
 
 from effdense.models.encoders.efficientnet import EfficientNetEncoder, create_encoder
 from effdense.models.encoders.families import EncoderConfig, StageSpec, encoder_config, encoder_names
+from effdense.models.encoders.scaling import compound_coefficients, scaled_encoder_config
 
 __all__ = [
     "EfficientNetEncoder",
     "EncoderConfig",
     "StageSpec",
+    "compound_coefficients",
     "create_encoder",
     "encoder_config",
     "encoder_names",
+    "scaled_encoder_config",
 ]

@@ -22,12 +22,10 @@ from torch import Tensor, nn
 from effdense.errors import ConfigError, ShapeError
 from effdense.models.encoders.blocks import LayerOptions, make_stage
 from effdense.models.encoders.families import EncoderConfig, StageSpec, encoder_config
-from effdense.models.encoders.padding import Padding, check_padding
+from effdense.models.encoders.padding import BN_EPS, check_padding, note_native_sides, set_convention
 from effdense.models.encoders.scaling import scale_encoder
 
 ALL_STRIDES = (2, 4, 8, 16, 32)
-# Google trained with 1e-3 (tensorflow/tpu efficientnet_builder.py); weights born in torch use torch's own 1e-5.
-_BN_EPS: dict[Padding, float] = {"same": 1e-3, "symmetric": 1e-5}
 
 
 class EfficientNetEncoder(nn.Module):
@@ -39,7 +37,8 @@ class EfficientNetEncoder(nn.Module):
         in_channels: image channels.
         strides: the requested strides, ascending.
         channels: feature channels, one per stride.
-        padding: "same" or "symmetric".
+        padding: "same", "same_static" or "symmetric".
+        bn_eps: epsilon of every BatchNorm. Both are changed together with the layers by `set_convention`.
     """
 
     def __init__(
@@ -50,6 +49,7 @@ class EfficientNetEncoder(nn.Module):
         out_strides: tuple[int, ...],
         options: LayerOptions,
         drop_path_rate: float,
+        stem_feature: bool = False,
     ) -> None:
         super().__init__()
         scaled = scale_encoder(config)
@@ -61,9 +61,14 @@ class EfficientNetEncoder(nn.Module):
         self.config = config
         self.in_channels = in_channels
         self.strides = out_strides
-        self.channels = tuple(scaled.stages[index].channels for index in outputs)
-        self.padding = options.padding
-        self._output_stages = frozenset(outputs)
+        channels = [scaled.stages[index].channels for index in outputs]
+        self.stem_feature = stem_feature and out_strides[0] == 2
+        if self.stem_feature:
+            channels[0] = scaled.stem_channels
+        self.channels = tuple(channels)
+        self.padding: str = options.padding
+        self.bn_eps = options.bn_eps
+        self._output_stages = frozenset(outputs[1:] if self.stem_feature else outputs)
 
         self.conv_stem = options.conv(in_channels, scaled.stem_channels, 3, stride=2)
         self.bn1 = options.norm(scaled.stem_channels)
@@ -74,7 +79,22 @@ class EfficientNetEncoder(nn.Module):
             stages.append(make_stage(stage_in, stage, options, stage_rates))
             stage_in = stage.channels
         self.blocks = nn.Sequential(*stages)
+        note_native_sides(self, config.resolution)
         self.apply(_init_google)
+
+    def set_convention(self, padding: str | None = None, bn_eps: float | None = None) -> None:
+        """Change the padding of the strided convolutions and the BatchNorm epsilon to those that weights were made for.
+
+        Args:
+            padding: "same", "same_static" or "symmetric"; None keeps it.
+            bn_eps: None keeps it.
+
+        Raises:
+            ConfigError: an unknown padding, or an epsilon that is not positive; nothing has changed then.
+        """
+        set_convention(self, padding=padding, bn_eps=bn_eps)
+        self.padding = self.padding if padding is None else padding
+        self.bn_eps = self.bn_eps if bn_eps is None else bn_eps
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return one feature map per entry of `strides`, fine to coarse.
@@ -90,7 +110,7 @@ class EfficientNetEncoder(nn.Module):
         """
         self._check_images(images)
         x = self.act1(self.bn1(self.conv_stem(images)))
-        features: list[Tensor] = []
+        features: list[Tensor] = [x] if self.stem_feature else []
         for index, stage in enumerate(self.blocks):
             x = stage(x)
             if index in self._output_stages:
@@ -121,20 +141,24 @@ def create_encoder(
     bn_momentum: float = 0.1,
     bn_eps: float | None = None,
     act: str | None = None,
+    stem_feature: bool = False,
 ) -> EfficientNetEncoder:
     """Build an encoder by its published name, in training mode.
 
     Args:
-        name: see `encoder_names`.
+        name: see `encoder_names`; also of any scale, such as "efficientnet_phi2.5" (see `scaling`).
         in_channels: image channels, at least 1.
         out_strides: ascending subset of (2, 4, 8, 16, 32); stages beyond the last one are not built.
-        padding: "same" for Google's weights, "symmetric" for torchvision's and timm's own.
+        padding: "same" for Google's weights, "symmetric" for torchvision's and timm's own, "same_static" for those of
+            efficientnet-pytorch and segmentation-models-pytorch's ``efficientnet-b*``.
         weights: None, or a source that `effdense.models.weights.load_weights` takes.
         drop_path_rate: stochastic depth of the last block of the full network, in [0, 1); block i of n gets
             rate * i / n, whether or not the late blocks are built. Google trained with 0.2.
         bn_momentum: torch's momentum; 0.01 equals TensorFlow's 0.99.
-        bn_eps: None for the convention's own, 1e-3 with "same" and 1e-5 with "symmetric".
+        bn_eps: None for the convention's own, 1e-5 with "symmetric", else 1e-3.
         act: None for the family's activation (silu; relu6 in Lite), or silu, relu6, relu.
+        stem_feature: the feature of stride 2 is the stem's output instead of the first stage's, as in
+            segmentation-models-pytorch's own ``efficientnet-b*`` encoders.
 
     Raises:
         ConfigError: an argument cannot be used as written.
@@ -151,7 +175,7 @@ def create_encoder(
     options = LayerOptions(
         padding=padding_kind,
         activation=config.activation if act is None else act,
-        bn_eps=_BN_EPS[padding_kind] if bn_eps is None else bn_eps,
+        bn_eps=BN_EPS[padding_kind] if bn_eps is None else bn_eps,
         bn_momentum=bn_momentum,
     )
     encoder = EfficientNetEncoder(
@@ -160,6 +184,7 @@ def create_encoder(
         out_strides=_check_out_strides(name, out_strides),
         options=options,
         drop_path_rate=drop_path_rate,
+        stem_feature=stem_feature,
     )
     if weights is not None:
         # Here, not on top: weights/ knows the layouts of many models and is not needed to build one.

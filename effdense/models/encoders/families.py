@@ -9,11 +9,12 @@ Sources:
     Lite: tensorflow/tpu models/official/efficientnet/lite/efficientnet_lite_builder.py.
     V2:   Tan & Le, EfficientNetV2, arXiv 2104.00298, Table 4; every size in google/automl
           efficientnetv2/effnetv2_configs.py `efficientnetv2_params`.
+    V2-RW: timm models/efficientnet.py `_gen_efficientnetv2_s` (R. Wightman's networks of before the official release).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from effdense.errors import ConfigError, did_you_mean
@@ -98,6 +99,12 @@ def _v2_stages(channels: tuple[int, ...], repeats: tuple[int, ...]) -> tuple[Sta
     )
 
 
+def _v2_rw_stages(channels: tuple[int, ...], repeats: tuple[int, ...]) -> tuple[StageSpec, ...]:
+    """V2-S as drawn in the paper: the first row is a Fused-MBConv1 where the release has a plain convolution."""
+    first, *rest = _v2_stages(channels, repeats)
+    return (replace(first, block="fused_mbconv"), *rest)
+
+
 # name: (width, depth, resolution, dropout)
 _V1_COEFFICIENTS = {
     "efficientnet_b0": (1.0, 1.0, 224, 0.2),
@@ -133,6 +140,15 @@ _V2_TABLES = {
     "efficientnetv2_l": ((32, 64, 96, 192, 224, 384, 640), (4, 7, 7, 10, 19, 25, 7), 32, 384, 480, 0.4),
     "efficientnetv2_xl": ((32, 64, 96, 192, 256, 512, 640), (4, 8, 8, 16, 24, 32, 8), 32, 384, 512, 0.4),
 }
+# timm's rw_m scales depth by 1.2 in the first four rows and by 1.6 in the last two: its repeats are written out.
+_V2_RW_CHANNELS, _V2_RW_REPEATS = (24, 48, 64, 128, 160, 272), (2, 4, 4, 6, 9, 15)
+_V2_RW_M_REPEATS = (3, 5, 5, 8, 15, 24)
+# name: (stages, width, depth, head channels, train resolution, evaluation resolution); timm gives no dropout, S has 0.2
+_V2_RW_TABLES = {
+    "efficientnetv2_rw_t": (_v2_stages((24, 48, 64, 128, 160, 256), _V2_RW_REPEATS), 0.8, 0.9, 1280, 224, 288),
+    "efficientnetv2_rw_s": (_v2_rw_stages(_V2_RW_CHANNELS, _V2_RW_REPEATS), 1.0, 1.0, 1792, 288, 384),
+    "efficientnetv2_rw_m": (_v2_rw_stages(_V2_RW_CHANNELS, _V2_RW_M_REPEATS), 1.2, 1.0, 1792, 320, 416),
+}
 
 
 def _all_configs() -> dict[str, EncoderConfig]:
@@ -150,6 +166,10 @@ def _all_configs() -> dict[str, EncoderConfig]:
         configs.append(
             EncoderConfig(name, _v2_stages(channels, repeats), 1.0, 1.0, train_side, side, dropout, stem_channels=stem)
         )
+    for name, (stages, width, depth, head, train_side, side) in _V2_RW_TABLES.items():
+        configs.append(
+            EncoderConfig(name, stages, width, depth, train_side, side, 0.2, stem_channels=24, head_channels=head)
+        )
     return {config.name: config for config in configs}
 
 
@@ -157,20 +177,30 @@ _CONFIGS = _all_configs()
 
 
 def encoder_names() -> list[str]:
-    """Names that `create_encoder` takes, family by family and small to large."""
+    """The published names that `create_encoder` takes, family by family and small to large.
+
+    It also takes names of any other scale, such as ``efficientnet_phi2.5`` (see `scaling`).
+    """
     return list(_CONFIGS)
 
 
 def encoder_config(name: str) -> EncoderConfig:
     """Return the published table row of `name`, e.g. ``encoder_config("efficientnet_b3").resolution == 300``.
 
+    Names of other scales (``efficientnet_phi2.5``, ``efficientnetv2_w1.3_d1.7_r320``) are rows too, see `scaling`.
+
     Raises:
         ConfigError: no encoder has this name; the message suggests near ones.
     """
     config = _CONFIGS.get(name)
+    if config is None and isinstance(name, str):
+        # Here, not on top: scaling needs the classes of this file.
+        from effdense.models.encoders.scaling import parse_scaled_name
+
+        config = parse_scaled_name(name)
     if config is None:
         raise ConfigError(
             f"No encoder is called {name!r}.{did_you_mean(str(name), _CONFIGS)} "
-            f"encoder_names() lists all {len(_CONFIGS)}."
+            f"encoder_names() lists all {len(_CONFIGS)}; of any other scale: efficientnet_phi2.5."
         )
     return config

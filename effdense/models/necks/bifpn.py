@@ -9,7 +9,6 @@ Module names (``resample``, ``cell.C.fnode.N.combine...``) are effdet's, so conv
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from effdense.errors import ConfigError, ShapeError
 from effdense.models.layers import ConvBn, SeparableConv, activation
+from effdense.models.necks.resample import DOWNSAMPLES, PADDINGS, UPSAMPLES, Resample, check_choice
 
 FUSIONS = ("fastattn", "softmax", "sum")
 _FUSION_EPS = 1e-4  # EfficientDet section 3.3, fast normalised fusion
@@ -50,54 +50,6 @@ def bifpn_topology(num_levels: int) -> tuple[FusionNode, ...]:
         nodes.append(FusionNode(level, (*entries[level], entries[level - 1][-1])))
         entries[level].append(num_levels + len(nodes) - 1)
     return tuple(nodes)
-
-
-def downsample_max(x: Tensor, *, same: bool) -> Tensor:
-    """3x3 stride-2 max pool to ceil(size / 2); ``same`` = TensorFlow SAME alignment, else symmetric.
-
-    SAME pads (0, 1) along an even side and (1, 1) along an odd one; both cases have a direct pooling call.
-    """
-    height, width = x.shape[-2:]
-    if not same or (height % 2 and width % 2):
-        return F.max_pool2d(x, 3, stride=2, padding=1)
-    if height % 2 == 0 and width % 2 == 0:
-        return F.max_pool2d(x, 3, stride=2, ceil_mode=True)
-    top, left = height % 2, width % 2
-    return F.max_pool2d(F.pad(x, (left, 1, top, 1), value=-math.inf), 3, stride=2)
-
-
-class Resample(nn.Module):
-    """Lateral path of one fusion input: optional 1x1 conv + BN to the pyramid width, then a resize to the node's level.
-
-    Args:
-        conv: None where the input has the pyramid width already.
-        same: alignment of the max pool, see ``downsample_max``.
-        upsample: ``nearest`` or ``bilinear``.
-    """
-
-    def __init__(self, conv: ConvBn | None, *, same: bool, upsample: str = "nearest") -> None:
-        super().__init__()
-        if conv is not None:
-            self.conv = conv
-        self.has_conv = conv is not None
-        self.same = same
-        self.upsample = upsample
-
-    def forward(self, x: Tensor, size: Sequence[int], weight: Tensor | None = None) -> Tensor:
-        """Return ``weight * resize(conv(x))``; the product is taken on the smaller of the two maps.
-
-        Scaling commutes with nearest and bilinear resizing, and with max pooling because fusion weights are >= 0.
-        """
-        if self.has_conv:
-            x = self.conv(x)
-        height, width = x.shape[-2:]
-        if height < size[0] or width < size[1]:
-            x = x if weight is None else x * weight
-            align = None if self.upsample == "nearest" else False
-            return F.interpolate(x, size=(size[0], size[1]), mode=self.upsample, align_corners=align)
-        if height > size[0] or width > size[1]:
-            x = downsample_max(x, same=self.same)
-        return x if weight is None else x * weight
 
 
 class Fusion(nn.Module):
@@ -170,9 +122,10 @@ class BiFPN(nn.Module):
         num_levels: L, for example 5 for P3-P7.
         cells: how many cells.
         fusion: ``fastattn``, ``softmax`` or ``sum``.
-        padding: ``same`` or ``symmetric`` alignment of the max pools.
+        padding: ``same``, ``symmetric`` or ``same_zero`` alignment of the max pools (``resample.py``).
         redundant_bias: biases on convolutions that a BN follows (Google's weights have them).
         upsample: ``nearest`` (Google) or ``bilinear``.
+        downsample: ``max`` (Google) or ``bilinear``.
 
     Returns (forward): tuple of L maps (B, C, H_l, W_l), fine to coarse.
 
@@ -192,25 +145,26 @@ class BiFPN(nn.Module):
         padding: str = "same",
         redundant_bias: bool = True,
         upsample: str = "nearest",
+        downsample: str = "max",
         bn: Callable[[int], nn.Module] = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
-        if fusion not in FUSIONS:
-            raise ConfigError(f"BiFPN fusion must be one of {FUSIONS}, got {fusion!r}.")
-        if upsample not in ("nearest", "bilinear"):
-            raise ConfigError(f"BiFPN upsample must be 'nearest' or 'bilinear', got {upsample!r}.")
+        check_choice("fusion", fusion, FUSIONS)
+        check_choice("padding", padding, PADDINGS)
+        check_choice("upsample", upsample, UPSAMPLES)
+        check_choice("downsample", downsample, DOWNSAMPLES)
         if cells < 1:
             raise ConfigError(f"a BiFPN needs at least 1 cell, got {cells}.")
         if not 1 <= len(in_channels) <= num_levels:
             raise ConfigError(f"expected between 1 and {num_levels} encoder features, got {len(in_channels)}.")
-        same = padding == "same"
+        self.padding = padding
         self.num_inputs = len(in_channels)
         self.num_levels = num_levels
         self.channels = channels
 
         def lateral(width: int) -> Resample:
             conv = ConvBn(width, channels, bias=redundant_bias, bn=bn(channels)) if width != channels else None
-            return Resample(conv, same=same, upsample=upsample)
+            return Resample(conv, padding=padding, upsample=upsample, downsample=downsample)
 
         widths = list(in_channels)
         self.resample = nn.ModuleDict()
@@ -232,6 +186,17 @@ class BiFPN(nn.Module):
             ]
             self.cell.append(BiFPNCell(nodes, blocks, num_levels))
             widths = [channels] * num_levels
+
+    def set_padding(self, padding: str) -> None:
+        """Switch the alignment of every max pool in place; no tensor changes.
+
+        Raises: ConfigError for an unknown convention.
+        """
+        check_choice("padding", padding, PADDINGS)
+        self.padding = padding
+        for module in self.modules():
+            if isinstance(module, Resample):
+                module.padding = padding
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if len(features) != self.num_inputs:

@@ -97,7 +97,18 @@ def test_any_levels(low: int, high: int) -> None:
     assert detector.anchors((65, 97), output).shape == (9 * sum(h * w for h, w in expected), 4)
 
 
-@pytest.mark.parametrize("options", [{"fusion": "softmax"}, {"upsample": "bilinear"}, {"padding": "symmetric"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fusion": "softmax"},
+        {"upsample": "bilinear"},
+        {"downsample": "bilinear"},
+        {"padding": "symmetric"},
+        {"padding": "same_zero"},
+        {"encoder_padding": "symmetric"},
+        {"encoder_bn_eps": 0.1},
+    ],
+)
 def test_necks_and_paddings_share_weights_but_not_outputs(options: dict[str, str]) -> None:
     changed, plain = build(**options).eval(), build().eval()
     with torch.no_grad():
@@ -106,8 +117,25 @@ def test_necks_and_paddings_share_weights_but_not_outputs(options: dict[str, str
                 parameter[0] = 3.0  # equal weights are equal under every normalisation
     effdense.load_weights(plain, changed.state_dict())
     with torch.inference_mode():
-        first, second = (detector(pictures(1)).class_logits[0] for detector in (changed, plain))
-    assert torch.isfinite(first).all() and not torch.allclose(first, second, atol=1e-6)
+        first, second = (detector(pictures(1)).box_deltas for detector in (changed, plain))
+    differences = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(first, second, strict=True)]
+    assert 1e-4 < max(differences) < math.inf
+
+
+def test_switched_paddings_are_those_of_a_detector_built_with_them() -> None:
+    adapted = build().eval()
+    assert adapted.weight_options == {}
+    adapted.set_padding("same_zero")
+    adapted.backbone.set_convention(padding="symmetric", bn_eps=1e-5)
+    assert adapted.weight_options == {"padding": "same_zero", "encoder_padding": "symmetric"}
+    built = build(**adapted.weight_options).eval()
+    built.load_state_dict(adapted.state_dict())
+    with torch.inference_mode():
+        first, second = adapted(pictures(1)), built(pictures(1))
+    assert all(torch.equal(a, b) for a, b in zip(first.box_deltas, second.box_deltas, strict=True))
+    assert copy.deepcopy(adapted).weight_options == adapted.weight_options
+    with pytest.raises(ConfigError, match=r"padding must be one of .* got 'valid'"):
+        adapted.set_padding("valid")
 
 
 def test_every_class_starts_at_one_percent(d0: EfficientDet) -> None:
@@ -350,9 +378,10 @@ def check_exported_detections(detector: EfficientDet, images: Tensor) -> None:
         torch.testing.assert_close(value, getattr(detector.padded_predict(images), name), msg=name)
 
 
+@pytest.mark.parametrize("options", [{}, {"upsample": "bilinear", "downsample": "bilinear"}, {"padding": "same_zero"}])
 @torch.no_grad()
-def test_a_small_detector_exports_with_its_post_processing() -> None:
-    check_exported_detections(build(max_detections=20).eval(), pictures(2))
+def test_a_small_detector_exports_with_its_post_processing(options: dict[str, str]) -> None:
+    check_exported_detections(build(max_detections=20, **options).eval(), pictures(2))
 
 
 def check_compiled_loss(detector: EfficientDet, size: tuple[int, int]) -> None:

@@ -10,7 +10,8 @@ import torch
 
 import effdense
 from effdense.errors import ConfigError
-from effdense.models.detection import EfficientDetConfig, detector_config, detector_names
+from effdense.models.detection import EfficientDet, EfficientDetConfig, detector_config, detector_names
+from effdense.models.detection.families import adapted_options
 
 # EfficientDet table 1, automl hparams_config.py: encoder, input px, BiFPN width and cells, head layers, anchor scale.
 PUBLISHED = {
@@ -70,6 +71,66 @@ def test_v2_names_put_a_v2_encoder_under_the_bifpn() -> None:
     assert all(detector_config(name).encoder.startswith("efficientnetv2_") for name in names)
 
 
+def test_effdets_v2_rows() -> None:
+    tiny, small = detector_config("efficientdetv2_dt"), detector_config("efficientdetv2_ds")
+    assert (tiny.encoder, tiny.image_size, tiny.fpn_channels, tiny.fpn_cells, tiny.head_repeats) == (
+        "efficientnetv2_rw_t", 768, 128, 5, 3,
+    )  # fmt: skip
+    assert (small.encoder, small.image_size, small.fpn_channels, small.fpn_cells, small.head_repeats) == (
+        "efficientnetv2_rw_s", 1024, 256, 7, 4,
+    )  # fmt: skip
+    for row in (tiny, small):
+        assert (row.padding, row.encoder_convention, row.redundant_bias) == ("symmetric", "symmetric", False)
+        assert (row.upsample, row.downsample) == ("bilinear", "bilinear")
+        assert [round(w / h, 9) for w, h in row.aspect_ratios] == [1, 2, 0.5]
+        assert all(w * h == pytest.approx(1) for w, h in row.aspect_ratios)
+
+
+@pytest.mark.parametrize(
+    ("options", "convention"),
+    [
+        ({}, "same"),
+        ({"padding": "symmetric"}, "symmetric"),
+        ({"padding": "same_zero"}, "same"),
+        ({"encoder_padding": "symmetric"}, "symmetric"),
+        ({"padding": "symmetric", "encoder_padding": "same"}, "same"),
+    ],
+)
+def test_the_encoder_follows_the_pyramid_unless_told(options: dict[str, Any], convention: str) -> None:
+    assert detector_config("efficientdet_d0").override(**options).encoder_convention == convention
+
+
+@pytest.mark.parametrize(("padding", "encoder_padding", "eps"), [
+    ("same", "same", 1e-3), ("same", "symmetric", 1e-5), ("same", "same_static", 2e-4), ("same", "symmetric", 1e-3),
+    ("symmetric", "symmetric", 1e-5), ("symmetric", "same", 1e-5), ("same_zero", "same", 1e-3),
+    ("same_zero", "symmetric", 1e-3),
+])  # fmt: skip
+@pytest.mark.parametrize("built", [{}, {"padding": "symmetric"}, {"encoder_padding": "symmetric"}])
+def test_adapted_options_rebuild_what_they_describe(
+    padding: str, encoder_padding: str, eps: float, built: dict[str, Any]
+) -> None:
+    config = detector_config("efficientdet_d0").override(fpn_cells=1, head_repeats=1, max_level=5, **built)
+    options = adapted_options(config, padding=padding, encoder_padding=encoder_padding, encoder_bn_eps=eps)
+    with torch.device("meta"):
+        detector = EfficientDet(config.override(**options), 3)
+    assert (detector.fpn.padding, detector.backbone.padding, detector.backbone.bn_eps) == (
+        padding,
+        encoder_padding,
+        eps,
+    )
+    assert detector.weight_options == {}
+
+
+def test_adapted_options_say_no_more_than_needed() -> None:
+    config = detector_config("efficientdet_d0")
+    native = {"padding": "symmetric", "encoder_padding": "symmetric", "encoder_bn_eps": 1e-5}
+    assert adapted_options(config, **native) == {"padding": "symmetric"}
+    assert adapted_options(config.override(padding="symmetric"), **native) == {}
+    assert adapted_options(config, padding="same", encoder_padding="symmetric", encoder_bn_eps=1e-5) == {
+        "encoder_padding": "symmetric"
+    }
+
+
 def test_an_override_is_a_changed_copy() -> None:
     row = detector_config("efficientdet_d0")
     changed = row.override(image_size=(384, 640), nms="soft")
@@ -89,6 +150,9 @@ def test_an_override_is_a_changed_copy() -> None:
         ({"image_size": 512.0}, r"got 512\.0"),
         ({"nms": "fast"}, r"\('hard', 'soft'\), got 'fast'"),
         ({"padding": "valid"}, "padding must be .* got 'valid'"),
+        ({"encoder_padding": "valid"}, "padding is 'valid'"),
+        ({"upsample": "cubic"}, r"upsample must be one of \('nearest', 'bilinear'\), got 'cubic'"),
+        ({"downsample": "mean"}, r"downsample must be one of \('max', 'bilinear'\), got 'mean'"),
         ({"positive_iou": 0.4}, r"negative_iou 0\.5 must not exceed positive_iou 0\.4"),
         ({"max_detections": 0}, "max_detections must be at least 1, got 0"),
         ({"fpn_cells": 0}, "fpn_cells must be at least 1"),

@@ -18,7 +18,7 @@ def _images(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("padding", ["same", "symmetric"])
+@pytest.mark.parametrize("padding", ["same", "same_static", "symmetric"])
 @pytest.mark.parametrize("size", [(64, 96), (33, 17), (1, 1), (2, 65)])
 def test_feature_sides_are_ceilings_at_any_size(size: tuple[int, int], padding: str) -> None:
     encoder = create_encoder("efficientnet_b0", padding=padding).eval()
@@ -62,6 +62,30 @@ def test_the_padding_conventions_differ_at_even_sizes_only() -> None:
         torch.testing.assert_close(a, b)
     even = _images(1, 3, 64, 32)
     assert not torch.allclose(same(even)[0], symmetric(even)[0])
+
+
+def test_fixed_amounts_are_those_of_the_published_resolution() -> None:
+    # B1 is made for 240 px: 240, 120, 60, 30 are even, the last stride sees 15. Sides of 64 are even all the way.
+    same, static = (create_encoder("efficientnet_b1", padding=padding).eval() for padding in ("same", "same_static"))
+    static.load_state_dict(same.state_dict())
+    images = _images(1, 3, 64, 64)
+    *early, last = zip(same(images), static(images), strict=True)
+    assert all(torch.equal(a, b) for a, b in early) and not torch.allclose(*last)
+    native = _images(1, 3, 240, 240)
+    assert all(torch.equal(a, b) for a, b in zip(same(native), static(native), strict=True))
+
+
+def test_the_convention_can_change_after_construction() -> None:
+    encoder = create_encoder("efficientnetv2_b0", padding="same").eval()
+    born = create_encoder("efficientnetv2_b0", padding="symmetric").eval()
+    born.load_state_dict(encoder.state_dict())
+    encoder.set_convention(padding="symmetric", bn_eps=1e-5)
+    assert (encoder.padding, encoder.bn_eps) == (born.padding, born.bn_eps) == ("symmetric", 1e-5)
+    images = _images(1, 3, 64, 64)
+    assert all(torch.equal(a, b) for a, b in zip(encoder(images), born(images), strict=True))
+    with pytest.raises(ConfigError, match="'valid', expected"):
+        encoder.set_convention(padding="valid", bn_eps=1e-3)
+    assert (encoder.padding, encoder.bn_eps, encoder.bn1.eps) == ("symmetric", 1e-5, 1e-5)
 
 
 def _batch_norms(encoder: nn.Module) -> list[nn.BatchNorm2d]:
@@ -189,7 +213,7 @@ def test_export_at_a_fixed_size() -> None:
         _assert_same_features(exported.module()(images), encoder(images))
 
 
-@pytest.mark.parametrize("padding", ["same", "symmetric"])
+@pytest.mark.parametrize("padding", ["same", "same_static", "symmetric"])
 def test_export_with_free_batch_and_sides_in_steps_of_32(padding: str) -> None:
     encoder = create_encoder("efficientnet_b0", padding=padding, out_strides=(8, 16, 32)).eval()
     height, width = torch.export.Dim("h", min=2, max=64), torch.export.Dim("w", min=2, max=64)

@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from effdense.errors import ConfigError
-from effdense.models.encoders.padding import Conv2dSame, check_padding, make_conv, same_padding
+from effdense.models.encoders.padding import (
+    Conv2dStrided,
+    check_padding,
+    make_conv,
+    same_padding,
+    set_convention,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,8 +73,45 @@ def test_stride_one_needs_no_padding_at_run_time() -> None:
     conv = make_conv(4, 4, 5, groups=4, padding="same")
     assert type(conv) is nn.Conv2d
     assert conv.padding == (2, 2)
-    assert isinstance(make_conv(4, 4, 5, stride=2, padding="same"), Conv2dSame)
-    assert type(make_conv(4, 4, 5, stride=2, padding="symmetric")) is nn.Conv2d
+    assert make_conv(4, 4, 5, stride=2, padding="symmetric").padding == (2, 2)
+
+
+def test_fixed_amounts_follow_the_native_side() -> None:
+    row = torch.tensor([1.0, 2.0, 4.0, 8.0]).reshape(1, 1, 1, 4)
+    conv = make_conv(1, 1, 3, stride=2, padding="same_static")
+    assert isinstance(conv, Conv2dStrided)
+    _summing(conv)
+    conv.native_side = 7  # odd: one px on both sides, also where the input is even
+    assert conv(row).flatten().tolist() == [3.0, 14.0]
+    conv.native_side = 8  # even: one px at the end
+    assert conv(row).flatten().tolist() == [7.0, 12.0]
+    # That amount would lose the last window of an odd side; there the amount follows the input.
+    assert conv(row[..., :3]).flatten().tolist() == [3.0, 6.0]
+
+
+def test_output_side_is_the_ceiling_under_fixed_amounts() -> None:
+    for kernel, stride, dilation in ((3, 2, 1), (5, 2, 1), (7, 4, 1), (2, 2, 1), (1, 2, 1), (3, 4, 1), (3, 2, 2)):
+        conv = make_conv(1, 1, kernel, stride=stride, dilation=dilation, padding="same_static")
+        assert isinstance(conv, Conv2dStrided)
+        for native in range(1, 10):
+            conv.native_side = native
+            for side in range(1, 20):
+                assert conv(torch.zeros(1, 1, side, 5)).shape[-2] == -(-side // stride)
+
+
+def test_a_convention_is_switched_in_place() -> None:
+    image = torch.rand(1, 2, 8, 6, generator=torch.Generator().manual_seed(0))
+    block = nn.Sequential(make_conv(2, 3, 3, stride=2, padding="same"), nn.BatchNorm2d(3, eps=1e-3)).eval()
+    other = nn.Sequential(make_conv(2, 3, 3, stride=2, padding="symmetric"), nn.BatchNorm2d(3, eps=1e-5)).eval()
+    other.load_state_dict(block.state_dict())
+    before = block(image)
+    set_convention(block, padding="symmetric", bn_eps=1e-5)
+    assert torch.equal(block(image), other(image)) and not torch.allclose(block(image), before)
+    set_convention(block, padding="same", bn_eps=1e-3)
+    assert torch.equal(block(image), before)
+    with pytest.raises(ConfigError, match="bn_eps must be above 0"):
+        set_convention(block, padding="symmetric", bn_eps=0.0)
+    assert torch.equal(block(image), before)  # not half switched
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (8, 7)])

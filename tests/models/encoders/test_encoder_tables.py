@@ -37,6 +37,9 @@ PUBLISHED_MILLIONS = {
     "efficientnetv2_m": 54.14,
     "efficientnetv2_l": 118.52,
     "efficientnetv2_xl": 208.12,
+    "efficientnetv2_rw_t": 13.65,
+    "efficientnetv2_rw_s": 23.94,
+    "efficientnetv2_rw_m": 53.24,
 }
 
 
@@ -70,6 +73,8 @@ def test_b0_encoder_to_the_last_parameter() -> None:
         ("efficientnetv2_b0", (16, 32, 48, 112, 192)),
         ("efficientnetv2_s", (24, 48, 64, 160, 256)),
         ("efficientnetv2_m", (24, 48, 80, 176, 512)),
+        ("efficientnetv2_rw_t", (24, 40, 48, 128, 208)),
+        ("efficientnetv2_rw_s", (24, 48, 64, 160, 272)),
     ],
 )
 def test_feature_channels(name: str, channels: tuple[int, ...]) -> None:

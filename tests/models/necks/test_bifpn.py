@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from effdense.errors import ConfigError, ShapeError
 from effdense.models.encoders.padding import same_padding
 from effdense.models.necks import BiFPN, bifpn_topology
-from effdense.models.necks.bifpn import Fusion, Resample, downsample_max
+from effdense.models.necks.bifpn import Fusion
+from effdense.models.necks.resample import Resample, downsample_max
 
 
 def nodes(num_levels: int) -> list[tuple[int, tuple[int, ...]]]:
@@ -63,22 +64,40 @@ def test_same_max_pool_is_tensorflows(size: tuple[int, int]) -> None:
     (top, bottom), (left, right) = (same_padding(side, 3, 2) for side in size)
     padded = F.pad(image, (left, right, top, bottom), value=-math.inf)
     expected = padded.unfold(2, 3, 2).unfold(3, 3, 2).amax((-2, -1))
-    assert torch.equal(downsample_max(image, same=True), expected)
+    assert torch.equal(downsample_max(image), expected)
     assert expected.shape[-2:] == ((size[0] + 1) // 2, (size[1] + 1) // 2)
-    assert torch.equal(downsample_max(image, same=False), F.max_pool2d(image, 3, stride=2, padding=1))
+    assert torch.equal(downsample_max(image, "symmetric"), F.max_pool2d(image, 3, stride=2, padding=1))
 
 
 def test_max_pool_alignments_differ_on_even_sides() -> None:
     row = torch.tensor([4.0, 1.0, 2.0, 3.0]).reshape(1, 1, 1, 4)
-    assert downsample_max(row, same=True).flatten().tolist() == [4.0, 3.0]  # windows [4 1 2], [2 3]
-    assert downsample_max(row, same=False).flatten().tolist() == [4.0, 3.0]  # windows [4 1], [1 2 3]
+    assert downsample_max(row).flatten().tolist() == [4.0, 3.0]  # windows [4 1 2], [2 3]
+    assert downsample_max(row, "symmetric").flatten().tolist() == [4.0, 3.0]  # windows [4 1], [1 2 3]
     row = torch.tensor([1.0, 2.0, 4.0, 3.0]).reshape(1, 1, 1, 4)
-    assert downsample_max(row, same=True).flatten().tolist() == [4.0, 4.0]
-    assert downsample_max(row, same=False).flatten().tolist() == [2.0, 4.0]
+    assert downsample_max(row).flatten().tolist() == [4.0, 4.0]
+    assert downsample_max(row, "symmetric").flatten().tolist() == [2.0, 4.0]
+
+
+@pytest.mark.parametrize("size", list(product((1, 2, 3, 4, 7, 8), repeat=2)))
+def test_padding_of_same_zero_takes_part_in_the_maximum(size: tuple[int, int]) -> None:
+    image = torch.randn(1, 2, *size, generator=torch.Generator().manual_seed(0))
+    (top, bottom), (left, right) = (same_padding(side, 3, 2) for side in size)
+    expected = F.pad(image, (left, right, top, bottom)).unfold(2, 3, 2).unfold(3, 3, 2).amax((-2, -1))
+    assert torch.equal(downsample_max(image, "same_zero"), expected)
+    assert torch.equal(downsample_max(image.abs(), "same_zero"), downsample_max(image.abs(), "same"))
+
+
+def test_max_pool_of_same_zero_by_hand() -> None:
+    row = torch.tensor([-4.0, -1.0, -2.0, -3.0]).reshape(1, 1, 1, 4)
+    assert downsample_max(row, "same").flatten().tolist() == [-1.0, -2.0]
+    assert downsample_max(row.expand(1, 1, 4, 4), "same_zero")[0, 0, 0].tolist() == [
+        -1.0,
+        0.0,
+    ]  # [-2 -3 0] at the right
 
 
 def fusion(kind: str, weights: list[float], inputs: tuple[int, ...] = (0, 1)) -> Fusion:
-    module = Fusion(inputs, [Resample(None, same=True) for _ in inputs], kind)
+    module = Fusion(inputs, [Resample(None) for _ in inputs], kind)
     if kind != "sum":
         with torch.no_grad():
             module.edge_weights.copy_(torch.tensor(weights))
@@ -119,15 +138,17 @@ def test_fusion_leaves_its_inputs_alone() -> None:
     assert torch.equal(first, constant(1.0)) and torch.equal(second, constant(2.0))
 
 
+@pytest.mark.parametrize("padding", ["same", "symmetric", "same_zero"])
+@pytest.mark.parametrize("downsample", ["max", "bilinear"])
 @pytest.mark.parametrize("upsample", ["nearest", "bilinear"])
 @pytest.mark.parametrize(
     ("source", "target"), [((4, 6), (8, 11)), ((8, 11), (4, 6)), ((4, 6), (4, 6)), ((1, 2), (1, 4))]
 )
 def test_scaling_before_a_resize_equals_scaling_after(
-    source: tuple[int, int], target: tuple[int, int], upsample: str
+    source: tuple[int, int], target: tuple[int, int], upsample: str, downsample: str, padding: str
 ) -> None:
     image = torch.randn(2, 3, *source, generator=torch.Generator().manual_seed(1))
-    resample = Resample(None, same=True, upsample=upsample)
+    resample = Resample(None, padding=padding, upsample=upsample, downsample=downsample)
     plain, weighted = resample(image, target), resample(image, target, torch.tensor(0.3))
     assert plain.shape[-2:] == target
     torch.testing.assert_close(weighted, 0.3 * plain)
@@ -135,9 +156,31 @@ def test_scaling_before_a_resize_equals_scaling_after(
 
 def test_upsampling_by_hand() -> None:
     row = torch.tensor([0.0, 4.0]).reshape(1, 1, 1, 2)
-    nearest, bilinear = Resample(None, same=True), Resample(None, same=True, upsample="bilinear")
+    nearest, bilinear = Resample(None), Resample(None, upsample="bilinear")
     assert nearest(row, (1, 4)).flatten().tolist() == [0.0, 0.0, 4.0, 4.0]
     assert bilinear(row, (1, 4)).flatten().tolist() == [0.0, 1.0, 3.0, 4.0]  # pixel centres at 1/4 and 3/4
+
+
+def test_bilinear_downsampling_by_hand() -> None:
+    resample = Resample(None, downsample="bilinear")
+    row = torch.tensor([0.0, 4.0, 1.0, 3.0]).reshape(1, 1, 1, 4)
+    assert resample(row.expand(1, 1, 2, 4), (1, 2)).flatten().tolist() == [2.0, 2.0]  # an even side: means of 2x2
+    row = torch.tensor([0.0, 6.0, 12.0]).reshape(1, 1, 1, 3)
+    assert resample(row.expand(1, 1, 3, 3), (2, 2))[0, 0, 0].tolist() == [1.5, 10.5]  # centres at 1/4 and 3/4 of 3 px
+
+
+def test_padding_is_switched_everywhere_in_place() -> None:
+    neck = BiFPN((8, 12, 20), 16, 5, 2).eval()
+    other = BiFPN((8, 12, 20), 16, 5, 2, padding="symmetric").eval()
+    other.load_state_dict(neck.state_dict())
+    maps = pyramid((16, 16))
+    assert not torch.equal(neck(maps)[-1], other(maps)[-1])
+    neck.set_padding("symmetric")
+    assert neck.padding == "symmetric"
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(neck(maps), other(maps), strict=True))
+    with pytest.raises(ConfigError, match=r"padding must be one of .* got 'valid'"):
+        neck.set_padding("valid")
+    assert neck.padding == "symmetric"
 
 
 def pyramid(size: tuple[int, int], widths: tuple[int, ...] = (8, 12, 20), seed: int = 0) -> list[Tensor]:
@@ -149,11 +192,14 @@ def pyramid(size: tuple[int, int], widths: tuple[int, ...] = (8, 12, 20), seed: 
     return maps
 
 
-@pytest.mark.parametrize("padding", ["same", "symmetric"])
+@pytest.mark.parametrize("padding", ["same", "symmetric", "same_zero"])
 @pytest.mark.parametrize("upsample", ["nearest", "bilinear"])
+@pytest.mark.parametrize("downsample", ["max", "bilinear"])
 @pytest.mark.parametrize("size", [(16, 16), (29, 40), (5, 3), (1, 1)])
-def test_any_size_gives_levels_halved_and_rounded_up(size: tuple[int, int], upsample: str, padding: str) -> None:
-    neck = BiFPN((8, 12, 20), 16, 5, 2, upsample=upsample, padding=padding).eval()
+def test_any_size_gives_levels_halved_and_rounded_up(
+    size: tuple[int, int], upsample: str, downsample: str, padding: str
+) -> None:
+    neck = BiFPN((8, 12, 20), 16, 5, 2, upsample=upsample, downsample=downsample, padding=padding).eval()
     levels = neck(pyramid(size))
     for level in levels:
         assert level.shape == (2, 16, *size)
@@ -212,6 +258,8 @@ def test_every_fusion_weight_receives_a_gradient() -> None:
     [
         (((8,), 16, 5, 1), {"fusion": "attention"}, "fusion must be one of .* got 'attention'"),
         (((8,), 16, 5, 1), {"upsample": "cubic"}, "upsample must be .* got 'cubic'"),
+        (((8,), 16, 5, 1), {"downsample": "mean"}, "downsample must be .* got 'mean'"),
+        (((8,), 16, 5, 1), {"padding": "valid"}, "padding must be .* got 'valid'"),
         (((8,), 16, 5, 0), {}, "at least 1 cell, got 0"),
         (((8, 8, 8), 16, 2, 1), {}, "between 1 and 2 encoder features, got 3"),
         (((8,), 16, 5, 1), {"act": "gelu"}, "activation must be one of .* got 'gelu'"),
