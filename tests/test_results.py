@@ -1,8 +1,9 @@
-"""Detections: lengths, names, JSON, COCO results and pictures."""
+"""Typed results: lengths, names, JSON, COCO results and pictures."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from effdense.errors import ShapeError
-from effdense.results import Detections
+from effdense.results import Classification, Detections, SegmentationMap
 
 
 def three(**changes: object) -> Detections:
@@ -123,3 +124,99 @@ def test_plot_without_a_picture_says_what_to_do() -> None:
         three().plot()
     with pytest.raises(ShapeError, match=r"the picture is 40x50 .* belong to one of 80x100"):
         three().plot(np.zeros((40, 50, 3), np.uint8))
+
+
+def animals(**changes: object) -> Classification:
+    fields: dict[str, object] = {
+        "probabilities": torch.tensor([0.25, 0.5, 0.125, 0.125]),
+        "class_names": ("cat", "dog", "elk", "fox"),
+        "path": "zoo.jpg",
+    }
+    return Classification(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_classification_by_hand() -> None:
+    result = animals()
+    assert (result.label, result.name, result.score, len(result)) == (1, "dog", 0.5, 4)
+    assert result.top(3) == [(1, "dog", 0.5), (0, "cat", 0.25), (2, "elk", 0.125)]  # the first of equals comes first
+    assert len(result.top(99)) == 4
+    assert repr(result) == "dog 0.50 (cat 0.25, elk 0.12)"
+    assert repr(animals(class_names=None)) == "1 0.50 (0 0.25, 2 0.12)"
+    assert repr(Classification(torch.ones(1))) == "0 1.00"
+
+
+def test_classification_as_json() -> None:
+    content = json.loads(animals().to_json(k=2))
+    assert content == {
+        "path": "zoo.jpg",
+        "label": 1,
+        "name": "dog",
+        "score": 0.5,
+        "top": [{"label": 1, "name": "dog", "score": 0.5}, {"label": 0, "name": "cat", "score": 0.25}],
+    }
+
+
+def test_classifications_are_equal_by_value() -> None:
+    picture = np.zeros((8, 8, 3), np.uint8)
+    assert animals() == animals(image=picture) == animals(probabilities=torch.tensor([0.25, 0.5, 0.125, 0.125]).half())
+    assert animals() != animals(path=None)
+    assert animals() != animals(probabilities=torch.tensor([0.5, 0.25, 0.125, 0.125]))
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(animals())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"probabilities": torch.zeros(2, 2)}, r"probabilities \(2, 2\)"),
+        ({"probabilities": torch.zeros(0), "class_names": None}, r"expected \(K,\)"),
+        ({"class_names": ("cat",)}, "4 probabilities but 1 class_names"),
+    ],
+)
+def test_classifications_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        animals(**changes)
+
+
+def test_classification_writes_below_the_picture(tmp_path) -> None:
+    picture = np.full((60, 250, 3), 90, np.uint8)
+    drawn = animals(image=picture).plot()
+    assert drawn.shape[1] == 250 and drawn.shape[0] > 60 and drawn.dtype == np.uint8
+    np.testing.assert_array_equal(drawn[:60], picture)
+    # The bar of the best class is twice as long as that of the second.
+    row = (drawn.shape[0] - 60) // 4
+    lengths = [int((drawn[60 + i * row + 2] != drawn[-1, -1]).any(1).sum()) for i in range(2)]
+    assert lengths == [125, 62]
+    path = animals().save(tmp_path / "new" / "out.png", picture)
+    np.testing.assert_array_equal(cv2.imread(str(path))[:, :, ::-1], drawn)
+    small = animals(image=np.zeros((10, 30, 3), np.uint8)).plot()
+    assert small.shape[1] == 240  # enlarged by a whole factor, so that names can be read
+    with pytest.raises(ShapeError, match=r"keeps no picture.*plot\(image\)"):
+        animals().plot()
+
+
+# -- segmentation ------------------------------------------------------------------------------------------------------
+
+
+def test_a_class_map_by_hand(tmp_path: Path) -> None:
+    """Four pixels: three of road, one of sky."""
+    mask = torch.tensor([[1, 1], [1, 0]], dtype=torch.uint8)
+    result = SegmentationMap(mask, class_names=("sky", "road"), path="a.jpg", image=np.full((2, 2, 3), 90, np.uint8))
+    assert result.shares() == {"road": 0.75, "sky": 0.25} and repr(result) == "2x2: 75 % road, 25 % sky"
+    assert json.loads(result.to_json()) == {"path": "a.jpg", "height": 2, "width": 2, "shares": result.shares()}
+    drawn = result.plot()
+    assert drawn.shape == (2, 2, 3) and not np.array_equal(drawn[0, 0], drawn[1, 1])
+    assert cv2.imread(str(result.save(tmp_path / "a.png"))).shape == (2, 2, 3)
+    assert result == SegmentationMap(mask.clone(), ("sky", "road"), "a.jpg") and result != SegmentationMap(mask)
+    assert SegmentationMap(mask).shares() == {"1": 0.75, "0": 0.25}
+
+
+@pytest.mark.parametrize("mask", [torch.zeros(2, 2), torch.zeros(1, 2, 2, dtype=torch.uint8)])
+def test_a_class_map_is_uint8_of_two_dimensions(mask: torch.Tensor) -> None:
+    with pytest.raises(ShapeError, match=r"expected uint8 \(H, W\)"):
+        SegmentationMap(mask)
+
+
+def test_a_class_map_without_a_picture_cannot_be_drawn() -> None:
+    with pytest.raises(ShapeError, match="keeps no picture"):
+        SegmentationMap(torch.zeros(2, 2, dtype=torch.uint8)).plot()

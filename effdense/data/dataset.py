@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from effdense.data.image_io import read_image
 from effdense.data.records import ClassMap, DetectionRecords
 from effdense.data.sampler import SampleIndex
+from effdense.data.staged import StagedTransforms
 from effdense.errors import ConfigError, DataError
 
 
@@ -50,7 +51,8 @@ class DetectionDataset(Dataset[Sample]):
 
     Args:
         records: from a reader such as ``read_coco``.
-        transforms: called in turn with (sample, generator); each returns a new sample.
+        transforms: called in turn with (sample, generator); each returns a new sample. :class:`StagedTransforms` are
+            those of the sample's epoch.
         seed: of samples asked for by plain index (as epoch 0); a :class:`SampleIndex` brings its own seed and epoch.
         training: leave crowd regions out of ``boxes`` (a loss must not treat a crowd as one object). Evaluation samples
             keep all boxes; which of them are crowds is in ``records``.
@@ -60,7 +62,12 @@ class DetectionDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self, records: DetectionRecords, transforms: Sequence[Transform], *, seed: int = 0, training: bool
+        self,
+        records: DetectionRecords,
+        transforms: Sequence[Transform] | StagedTransforms,
+        *,
+        seed: int = 0,
+        training: bool,
     ) -> None:
         wrong = [t for t in transforms if not callable(t)]
         if wrong:
@@ -68,7 +75,7 @@ class DetectionDataset(Dataset[Sample]):
         if seed < 0:
             raise ConfigError(f"seed must not be negative, got {seed}.")
         self.records = records
-        self.transforms = tuple(transforms)
+        self.transforms = transforms if isinstance(transforms, StagedTransforms) else tuple(transforms)
         self.seed = seed
         self.training = training
 
@@ -85,7 +92,8 @@ class DetectionDataset(Dataset[Sample]):
         position = range(len(self))[index]
         sample = self.load(position)
         generator = sample_generator(seed, epoch, position)
-        for transform in self.transforms:
+        steps = self.transforms.at(epoch) if isinstance(self.transforms, StagedTransforms) else self.transforms
+        for transform in steps:
             sample = transform(sample, generator)
         return sample
 

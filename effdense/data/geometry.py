@@ -1,4 +1,7 @@
-"""Geometry of picture and boxes: every change is one 3x3 matrix, exact for the pixels that were really made.
+"""Geometry of picture, boxes and mask: every change is one 3x3 matrix, exact for the pixels that were really made.
+
+Samples hold an image and a matrix; those of detection have ``boxes`` and ``labels`` besides, those of segmentation a
+``mask``, those of classification neither.
 
 Coordinates are pixel edges, as in boxes: a picture w pixels wide spans 0..w and ``x_out = x_in * scale + offset``. The
 matrix of a sample maps original pixels to pixels of its present image, so its inverse brings predictions home.
@@ -10,72 +13,38 @@ first, so a picture jittered to twice the size costs no more than the output.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, cast
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from effdense.data.dataset import Sample
-from effdense.errors import ConfigError, ShapeError, did_you_mean
+from effdense.data.box_geometry import invert_boxes, move_boxes, transform_boxes
+from effdense.errors import ConfigError, did_you_mean
+
+__all__ = [
+    "MASK_FILL",
+    "MEAN_FILL",
+    "HorizontalFlip",
+    "Interpolation",
+    "ResizePad",
+    "ScaleJitterCrop",
+    "apply_window",
+    "check_size",
+    "invert_boxes",
+    "resize_mask_window",
+    "resize_window",
+    "transform_boxes",
+]
 
 Interpolation = Literal["auto", "linear", "area", "cubic"]
-Boxes = TypeVar("Boxes", NDArray[Any], Tensor)
+AnySample = TypeVar("AnySample", bound=Mapping[str, Any])
 
 # ImageNet mean (0.485, 0.456, 0.406) * 255, rounded: nearly zero after normalisation, what Google's code pads with.
 MEAN_FILL = (124, 116, 104)
 _FLAGS = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC}
-MIN_SIDE_PX = 1.0
-
-
-def transform_boxes(boxes: Boxes, matrix: NDArray[Any] | Tensor) -> Boxes:
-    """Move boxes by a matrix; each result is the upright box around the moved corners.
-
-    Args:
-        boxes: (..., G, 4) xyxy px, numpy or torch, floating point.
-        matrix: (..., 3, 3) affine, pixel-edge coordinates; leading dimensions broadcast against those of ``boxes``.
-
-    Returns:
-        Same kind, dtype and shape as ``boxes``.
-
-    Raises:
-        ShapeError: last dimensions are not 4 and (3, 3).
-    """
-    if isinstance(boxes, np.ndarray):
-        return transform_boxes(torch.from_numpy(np.ascontiguousarray(boxes)), matrix).numpy()
-    affine = torch.as_tensor(matrix)
-    if boxes.shape[-1] != 4 or affine.shape[-2:] != (3, 3):
-        raise ShapeError(
-            f"Expected boxes (..., G, 4) and matrix (..., 3, 3), got {tuple(boxes.shape)} and {tuple(affine.shape)}."
-        )
-    work = torch.promote_types(boxes.dtype, torch.float32)
-    affine = affine.to(dtype=work, device=boxes.device)
-    points = boxes.to(work)[..., [0, 1, 2, 1, 0, 3, 2, 3]].reshape(*boxes.shape[:-1], 4, 2)
-    points = points @ affine[..., None, :2, :2].mT + affine[..., None, None, :2, 2]
-    return torch.cat([points.amin(-2), points.amax(-2)], -1).to(boxes.dtype)
-
-
-def invert_boxes(
-    boxes: Boxes, matrix: NDArray[Any] | Tensor, original_size: tuple[int, int] | NDArray[Any] | Tensor
-) -> Boxes:
-    """Bring boxes of a transformed picture back to original pixels and clip them to the original picture.
-
-    Args:
-        boxes: (..., G, 4) xyxy px of the transformed picture, numpy or torch.
-        matrix: (..., 3, 3) original px -> transformed px, as in ``Sample.matrix`` and ``DetectionBatch.matrices``.
-        original_size: (..., 2) height, width.
-
-    Returns:
-        Same kind, dtype and shape as ``boxes``; xyxy px of the original picture.
-    """
-    if isinstance(boxes, np.ndarray):
-        return invert_boxes(torch.from_numpy(np.ascontiguousarray(boxes)), matrix, original_size).numpy()
-    # Inverted in the matrix's own precision (float64), before the move to the precision and device of the boxes.
-    home = transform_boxes(boxes, torch.linalg.inv(torch.as_tensor(matrix)))
-    limit = torch.as_tensor(original_size).to(home)[..., None, [1, 0, 1, 0]]
-    return torch.minimum(home.clamp(min=0), limit)
+MASK_FILL = 255  # ignore: what lies beyond the picture is no class
 
 
 def resize_window(
@@ -115,29 +84,46 @@ def resize_window(
     return cast(NDArray[np.uint8], canvas), matrix
 
 
-def move_sample(
-    sample: Sample,
-    image: NDArray[np.uint8],
-    matrix: NDArray[np.float64],
-    *,
-    visible: tuple[int, int],
-    min_visible: float,
-) -> Sample:
-    """The sample with a new image and its boxes moved along, clipped to ``visible`` (height, width) px.
+def resize_mask_window(
+    mask: NDArray[np.uint8], window: tuple[int, int, int, int], resized: tuple[int, int], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """The same of a mask (h, w): each pixel takes the class under its centre, the canvas is 255."""
+    x0, y0, x1, y1 = window
+    part = mask[y0:y1, x0:x1]
+    if resized != part.shape:
+        # The plain flag rounds towards the upper left corner, half a pixel away from where the image goes.
+        part = cast(NDArray[np.uint8], cv2.resize(part, resized[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
+    part = part[: size[0], : size[1]]
+    canvas = np.full(size, MASK_FILL, np.uint8)
+    canvas[: part.shape[0], : part.shape[1]] = part
+    return canvas
 
-    Boxes narrower or lower than 1 px afterwards, without area, or with less than ``min_visible`` of their area left go,
-    along with their labels.
+
+def apply_window(
+    sample: AnySample,
+    window: tuple[int, int, int, int],
+    resized: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    fill: tuple[int, int, int],
+    interpolation: Interpolation,
+    min_visible: float = 0.0,
+) -> AnySample:
+    """The sample seen through a window, see :func:`resize_window`: image, boxes, mask and matrix, whichever it has.
+
+    Args:
+        min_visible: see :func:`move_boxes`.
     """
-    moved = transform_boxes(sample["boxes"].astype(np.float64), matrix)
-    clipped = np.clip(moved, 0, np.array([visible[1], visible[0]] * 2, np.float64))
-    sides, full = clipped[:, 2:] - clipped[:, :2], moved[:, 2:] - moved[:, :2]
-    keep = (sides >= MIN_SIDE_PX).all(1) & (sides.prod(1) >= min_visible * full.prod(1))
-    result = sample.copy()
-    result["image"] = image
-    result["boxes"] = clipped[keep].astype(np.float32)
-    result["labels"] = sample["labels"][keep]
-    result["matrix"] = matrix @ sample["matrix"]
-    return result
+    image, matrix = resize_window(sample["image"], window, resized, size, fill=fill, interpolation=interpolation)
+    visible = (min(resized[0], size[0]), min(resized[1], size[1]))
+    changes: dict[str, Any] = {"image": image, "matrix": matrix @ sample["matrix"]}
+    if "boxes" in sample:
+        changes["boxes"], changes["labels"] = move_boxes(
+            sample["boxes"], sample["labels"], matrix, visible=visible, min_visible=min_visible
+        )
+    if "mask" in sample:
+        changes["mask"] = resize_mask_window(sample["mask"], window, resized, size)
+    return cast(AnySample, {**sample, **changes})
 
 
 class ResizePad:
@@ -160,14 +146,13 @@ class ResizePad:
         self.fill = _check_fill(fill)
         self.interpolation = _check_interpolation(interpolation)
 
-    def __call__(self, sample: Sample, generator: np.random.Generator | None = None) -> Sample:
+    def __call__(self, sample: AnySample, generator: np.random.Generator | None = None) -> AnySample:
         height, width = sample["image"].shape[:2]
         scale = min(self.size[0] / height, self.size[1] / width)
         resized = (max(1, round(height * scale)), max(1, round(width * scale)))
-        image, matrix = resize_window(
-            sample["image"], (0, 0, width, height), resized, self.size, fill=self.fill, interpolation=self.interpolation
+        return apply_window(
+            sample, (0, 0, width, height), resized, self.size, fill=self.fill, interpolation=self.interpolation
         )
-        return move_sample(sample, image, matrix, visible=resized, min_visible=0.0)
 
     def __repr__(self) -> str:
         return f"ResizePad(size={self.size}, fill={self.fill}, interpolation={self.interpolation!r})"
@@ -177,7 +162,9 @@ class ScaleJitterCrop:
     """Training geometry of EfficientDet: letterbox to a randomly scaled target, then a random crop of the real target.
 
     A factor f is drawn uniformly from ``scale``; the picture is resized to fit f * size, a window of at most ``size``
-    is cut out at random, and the rest is filled right and below.
+    is cut out at random, and the rest is filled right and below (a mask with 255). For segmentation this is the usual
+    random scale and crop; where the crop is a part of the picture (512x1024 of 1024x2048), f is relative to the crop:
+    scale 0.5..2 of the picture is ``scale=(1.0, 4.0)`` here.
 
     Args:
         size: px of the result, one number for a square or (height, width).
@@ -207,21 +194,20 @@ class ScaleJitterCrop:
         self.min_visible = min_visible
         self.interpolation = _check_interpolation(interpolation)
 
-    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+    def __call__(self, sample: AnySample, generator: np.random.Generator) -> AnySample:
         height, width = sample["image"].shape[:2]
         scale = generator.uniform(*self.scale) * min(self.size[0] / height, self.size[1] / width)
         y0, y1, resized_y = _random_window(height, self.size[0], scale, generator)
         x0, x1, resized_x = _random_window(width, self.size[1], scale, generator)
-        image, matrix = resize_window(
-            sample["image"],
+        return apply_window(
+            sample,
             (x0, y0, x1, y1),
             (resized_y, resized_x),
             self.size,
             fill=self.fill,
             interpolation=self.interpolation,
+            min_visible=self.min_visible,
         )
-        visible = (min(resized_y, self.size[0]), min(resized_x, self.size[1]))
-        return move_sample(sample, image, matrix, visible=visible, min_visible=self.min_visible)
 
     def __repr__(self) -> str:
         return (
@@ -249,17 +235,19 @@ class HorizontalFlip:
             raise ConfigError(f"prob must be in 0..1, got {prob}.")
         self.prob = prob
 
-    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+    def __call__(self, sample: AnySample, generator: np.random.Generator) -> AnySample:
         if generator.random() >= self.prob:
             return sample
         size = sample["image"].shape[:2]
         matrix = np.array([[-1, 0, size[1]], [0, 1, 0], [0, 0, 1]], np.float64)
-        image = cast(NDArray[np.uint8], cv2.flip(sample["image"], 1))
-        result = sample.copy()
-        result["image"] = image
-        result["boxes"] = transform_boxes(sample["boxes"], matrix)
-        result["matrix"] = matrix @ sample["matrix"]
-        return result
+        changes: dict[str, Any] = {"image": cv2.flip(sample["image"], 1)}
+        if "matrix" in sample:  # a classifier's sample keeps no account of where its pixels came from
+            changes["matrix"] = matrix @ sample["matrix"]
+        if "boxes" in sample:
+            changes["boxes"] = transform_boxes(sample["boxes"], matrix)
+        if "mask" in sample:
+            changes["mask"] = cv2.flip(sample["mask"], 1)
+        return cast(AnySample, {**sample, **changes})
 
     def __repr__(self) -> str:
         return f"HorizontalFlip(prob={self.prob})"

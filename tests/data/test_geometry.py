@@ -239,3 +239,72 @@ def test_repr_reads_like_the_call():
     assert repr(ResizePad(8)) == "ResizePad(size=(8, 8), fill=(124, 116, 104), interpolation='auto')"
     assert repr(HorizontalFlip()) == "HorizontalFlip(prob=0.5)"
     assert "scale=(0.1, 2.0)" in repr(ScaleJitterCrop(8))
+
+
+def make_masked(image, mask):
+    """A segmentation sample: a mask in place of boxes."""
+    return {
+        "image": image,
+        "mask": mask,
+        "index": 0,
+        "original_size": image.shape[:2],
+        "matrix": np.eye(3),
+        "path": "a",
+    }
+
+
+def test_mask_by_hand():
+    mask = np.array([[0, 1, 2], [3, 4, 5]], np.uint8)
+    out = ResizePad((6, 6))(make_masked(grey(2, 3), mask))
+    assert out["mask"].tolist() == [
+        [0, 0, 1, 1, 2, 2],
+        [0, 0, 1, 1, 2, 2],
+        [3, 3, 4, 4, 5, 5],
+        [3, 3, 4, 4, 5, 5],
+        [255] * 6,
+        [255] * 6,
+    ]
+    assert "boxes" not in out and "labels" not in out
+    flipped = HorizontalFlip(1.0)(make_masked(grey(2, 3), mask), np.random.default_rng(0))
+    assert flipped["mask"].tolist() == [[2, 1, 0], [5, 4, 3]]
+
+
+def test_mask_takes_the_class_under_the_centre_of_each_pixel():
+    # 5 px to 3: centres 0.83, 2.5 and 4.17 lie in pixels 0, 2 and 4.
+    out = ResizePad((1, 3))(make_masked(grey(1, 5), np.arange(5, dtype=np.uint8)[None]))
+    assert out["mask"].tolist() == [[0, 2, 4]]
+
+
+def test_mask_follows_the_image_and_a_picture_alone_moves_the_same():
+    for case in range(100):
+        generator = np.random.default_rng([9, case])
+        boxed = random_case(generator)
+        painted = (boxed["image"][..., 0] > 127).astype(np.uint8)
+        masked = make_masked(boxed["image"], painted)
+        plain = {key: value for key, value in masked.items() if key != "mask"}
+        outs = []
+        for sample in (boxed, masked, plain):
+            draws = np.random.default_rng([10, case])
+            out = ScaleJitterCrop((70, 90), scale=(0.4, 2.5), fill=(0, 0, 0), interpolation="linear")(sample, draws)
+            outs.append(HorizontalFlip()(out, draws))
+        for other in outs[1:]:
+            np.testing.assert_array_equal(other["image"], outs[0]["image"])
+            np.testing.assert_array_equal(other["matrix"], outs[0]["matrix"])
+        mask, image = outs[1]["mask"], outs[1]["image"][..., 0]
+        # Inside the picture a pixel is of the class that is brighter there; half-covered ones on the edge may differ.
+        inside = mask != 255
+        wrong = inside & ((mask == 1) != (image > 127))
+        edge = cv2.dilate((mask == 1).astype(np.uint8), np.ones((3, 3))) != cv2.erode(
+            (mask == 1).astype(np.uint8), np.ones((3, 3))
+        )
+        assert not (wrong & ~edge).any(), f"case {case}"
+        assert set(np.unique(mask)) <= {0, 1, 255}
+        assert (image[~inside] == 0).all()
+
+
+def test_transforms_do_not_touch_the_mask_they_are_given():
+    sample = make_masked(grey(20, 30), np.ones((20, 30), np.uint8))
+    for transform in (ResizePad(16), ScaleJitterCrop(16), HorizontalFlip(1.0)):
+        out = transform(sample, np.random.default_rng(0))
+        out["mask"][:] = 7
+    assert (sample["mask"] == 1).all()

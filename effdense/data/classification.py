@@ -1,0 +1,139 @@
+"""From a labelled picture to a sample and from samples to a batch: decode, transforms, stack.
+
+The picture stays uint8 RGB; normalisation and mixing run later, on the device. Randomness is fixed by
+(seed, epoch, index), as in detection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from effdense.data.dataset import sample_generator
+from effdense.data.image_folder import ClassificationRecords
+from effdense.data.image_io import read_image
+from effdense.data.records import ClassMap
+from effdense.data.sampler import SampleIndex
+from effdense.data.staged import StagedTransforms
+from effdense.errors import ConfigError, ShapeError
+
+
+class ClassificationSample(TypedDict):
+    """One picture with its class on the way through the transforms."""
+
+    image: NDArray[np.uint8]  # (H, W, 3) RGB
+    label: int  # 0..K-1
+    index: int  # position in the data set
+    original_size: tuple[int, int]  # height, width of the picture as read
+    path: str
+
+
+class ClassificationBatch(TypedDict):
+    """A batch of B pictures of one size."""
+
+    inputs: Tensor  # (B, 3, H, W) uint8 RGB, channels_last memory
+    labels: Tensor  # (B,) int64
+    indices: Tensor  # (B,) int64
+    paths: list[str]
+
+
+# Any: the geometry transforms take detection samples too.
+ImageTransform = Callable[[Any, np.random.Generator], Any]
+
+
+class ClassificationDataset(Dataset[ClassificationSample]):
+    """Samples of one split.
+
+    Args:
+        records: from `read_image_folder`.
+        transforms: called in turn with (sample, generator); each returns a new sample. :class:`StagedTransforms` are
+            those of the sample's epoch.
+        seed: of samples asked for by plain index (as epoch 0); a :class:`SampleIndex` brings its own seed and epoch.
+        training: said in ``repr``; a picture and its class are the same in both uses.
+
+    Raises (on access):
+        DataError: the picture is missing or unreadable; the message names the file.
+    """
+
+    def __init__(
+        self,
+        records: ClassificationRecords,
+        transforms: Sequence[ImageTransform] | StagedTransforms,
+        *,
+        seed: int = 0,
+        training: bool,
+    ) -> None:
+        steps: Iterable[Any] = transforms
+        wrong = [t for t in steps if not callable(t)]
+        if wrong:
+            raise ConfigError(f"transforms must be callables (sample, generator) -> sample, got {wrong[0]!r}.")
+        if seed < 0:
+            raise ConfigError(f"seed must not be negative, got {seed}.")
+        self.records = records
+        self.transforms = transforms if isinstance(transforms, StagedTransforms) else tuple(transforms)
+        self.seed = seed
+        self.training = training
+
+    @property
+    def class_map(self) -> ClassMap:
+        """Names behind the labels."""
+        return self.records.class_map
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> ClassificationSample:
+        seed, epoch = (index.seed, index.epoch) if isinstance(index, SampleIndex) else (self.seed, 0)
+        position = range(len(self))[index]
+        sample = self.load(position)
+        generator = sample_generator(seed, epoch, position)
+        steps = self.transforms.at(epoch) if isinstance(self.transforms, StagedTransforms) else self.transforms
+        for transform in steps:
+            sample = transform(sample, generator)
+        return sample
+
+    def load(self, index: int) -> ClassificationSample:
+        """The sample before any transform."""
+        path = self.records.path(index)
+        image = read_image(path)
+        return ClassificationSample(
+            image=image,
+            label=int(self.records.labels[index]),
+            index=index,
+            original_size=(image.shape[0], image.shape[1]),
+            path=str(path),
+        )
+
+    def __repr__(self) -> str:
+        steps = "".join(f"\n  {t!r}" for t in self.transforms)
+        use = "training" if self.training else "evaluation"
+        return f"ClassificationDataset({len(self)} images, {len(self.class_map)} classes, {use}){steps}"
+
+
+def collate_classification(samples: Sequence[ClassificationSample]) -> ClassificationBatch:
+    """Stack samples; the ``collate_fn`` of classification loaders.
+
+    Raises:
+        ShapeError: no samples, or pictures of different sizes (names the files: a crop or resize is missing).
+    """
+    if not samples:
+        raise ShapeError("collate_classification needs at least one sample, got none.")
+    shapes = [s["image"].shape for s in samples]
+    if len(set(shapes)) > 1:
+        other = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
+        raise ShapeError(
+            f"All pictures of a batch must have one size, got {shapes[0]} for {samples[0]['path']} and {shapes[other]} "
+            f"for {samples[other]['path']}. Add a transform that fixes the size: RandomResizedCrop or CenterCrop."
+        )
+    return ClassificationBatch(
+        inputs=torch.from_numpy(np.stack([s["image"] for s in samples])).permute(0, 3, 1, 2),
+        labels=torch.tensor([s["label"] for s in samples], dtype=torch.int64),
+        indices=torch.tensor([s["index"] for s in samples], dtype=torch.int64),
+        paths=[s["path"] for s in samples],
+    )
