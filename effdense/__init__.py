@@ -1,5 +1,5 @@
-"""effdense: efficient dense prediction. EfficientNet encoders, EfficientDet detectors, trained and evaluated through
-mmengine.
+"""effdense: efficient dense prediction. EfficientNet encoders, EfficientDet detectors and EfficientUNet segmentors,
+trained and evaluated through mmengine.
 
 The names below are the public face; they are imported on first use, so ``import effdense`` alone stays light, and
 nothing but ``effdense.engine`` ever imports mmengine.
@@ -16,26 +16,36 @@ _FACE = {
     "list_models": "effdense.models.names",
     "create_encoder": "effdense.models.encoders",
     "create_detector": "effdense.models.detection",
+    "create_segmentor": "effdense.models.segmentation",
+    "create_classifier": "effdense.models.classification",
     "load_weights": "effdense.models.weights",
     "load": "effdense.predict",
     "Predictor": "effdense.predict",
     "Detections": "effdense.results",
+    "SegmentationMap": "effdense.results",
+    "Classification": "effdense.results",
 }
 
 if TYPE_CHECKING:
+    from effdense.models.classification import create_classifier
     from effdense.models.detection import create_detector
     from effdense.models.encoders import create_encoder
     from effdense.models.names import list_models
+    from effdense.models.segmentation import create_segmentor
     from effdense.models.weights import load_weights
     from effdense.predict import Predictor, load
-    from effdense.results import Detections
+    from effdense.results import Classification, Detections, SegmentationMap
 
 __all__ = [
+    "Classification",
     "Detections",
     "Predictor",
+    "SegmentationMap",
     "__version__",
+    "create_classifier",
     "create_detector",
     "create_encoder",
+    "create_segmentor",
     "list_models",
     "load",
     "load_weights",

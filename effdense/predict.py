@@ -1,4 +1,4 @@
-"""From a checkpoint to detections in pictures: ``effdense.load("work_dirs/run/best.pth")("street.jpg")``.
+"""From a checkpoint to typed results: ``effdense.load("work_dirs/run/best.pth")("street.jpg")``.
 
 A checkpoint knows its model, classes, normalisation and input size, so nothing beside the file is needed, no config is
 executed, and mmengine is not imported.
@@ -17,12 +17,22 @@ import torch
 from torch import Tensor
 
 from effdense.data import ResizePad, invert_boxes, read_image
+from effdense.data.augment import CenterCrop
 from effdense.errors import ConfigError, DataError, ShapeError, WeightsError
+from effdense.models.classification import EfficientNetClassifier, create_classifier
 from effdense.models.detection import EfficientDet, create_detector
+from effdense.models.segmentation import EfficientUNet, create_segmentor
+from effdense.models.segmentation.postprocess import class_map_at
 from effdense.models.weights import load_weights
 from effdense.models.weights.load import read_checkpoint
-from effdense.results import Detections
+from effdense.results import Classification, Detections, SegmentationMap
 
+_BUILDERS: dict[str, Any] = {
+    "detection": create_detector,
+    "classification": create_classifier,
+    "segmentation": create_segmentor,
+}
+_TASKS = {EfficientDet: "detection", EfficientNetClassifier: "classification", EfficientUNet: "segmentation"}
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -39,14 +49,17 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device | None = No
             f"{file} does not describe its model; only checkpoints written by effdense training can be opened by path. "
             "For bare weights: effdense.create_detector(NAME, num_classes=K, weights=PATH)."
         )
+    task = meta.get("task", "detection")
+    if task not in _BUILDERS:
+        raise WeightsError(f"{file} is of task {task!r}; this version opens {', '.join(_BUILDERS)}.")
     arguments = dict(meta["model"])
     absent = [key for key in ("name", "num_classes") if key not in arguments]
     absent += [key for key in ("classes", "category_ids") if key not in meta]
     absent += [] if "state_dict" in content else ["state_dict"]
     if absent:
         raise WeightsError(f"{file} is an incomplete effdense checkpoint: it lacks {', '.join(absent)}.")
-    model = create_detector(arguments.pop("name"), arguments.pop("num_classes"), **arguments)
-    report = load_weights(model, content["state_dict"])
+    model = _BUILDERS[task](arguments.pop("name"), arguments.pop("num_classes"), **arguments)
+    report = load_weights(model, content)
     if report.remade:
         raise WeightsError(
             f"{file} says {model.num_classes} classes, but its weights were trained for another number "
@@ -70,13 +83,13 @@ def _checkpoint_in(path: Path) -> Path:
 
 
 class Predictor:
-    """A detector with its preprocessing and class names.
+    """A detector, segmentor or classifier with its preprocessing and class names.
 
     Args:
         model: the network, for RGB images.
         class_names: names of labels 0..K-1.
         category_ids: ids in the training annotations, for COCO output.
-        meta: what else the checkpoint says.
+        meta: what else the checkpoint says; a classifier's ``image_size`` and ``crop_fraction`` are taken from it.
         device: default the GPU if there is one.
         batch_size: images per forward pass over lists and folders.
 
@@ -85,7 +98,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: EfficientDet,
+        model: EfficientDet | EfficientUNet | EfficientNetClassifier,
         class_names: Sequence[str],
         *,
         category_ids: Sequence[int] | None = None,
@@ -93,10 +106,10 @@ class Predictor:
         device: str | torch.device | None = None,
         batch_size: int = 8,
     ) -> None:
-        if model.config.in_channels != 3:
-            raise ConfigError(
-                f"a Predictor feeds RGB, but {model.config.name} takes {model.config.in_channels} channels."
-            )
+        self.task = _TASKS[type(model)]
+        source: Any = model if self.task == "classification" else model.config
+        if source.in_channels != 3:
+            raise ConfigError(f"a Predictor feeds RGB, but {model.config.name} takes {source.in_channels} channels.")
         if len(class_names) != model.num_classes:
             raise ConfigError(
                 f"{model.config.name} has {model.num_classes} classes, got {len(class_names)} class_names."
@@ -112,54 +125,78 @@ class Predictor:
         self.category_ids = None if category_ids is None else tuple(category_ids)
         self.meta = meta or {}
         self.batch_size = batch_size
-        self._resize = ResizePad(model.config.size_hw)
-        self._mean = torch.tensor(model.config.mean, device=self.device).view(1, -1, 1, 1) * 255.0
-        self._std = torch.tensor(model.config.std, device=self.device).view(1, -1, 1, 1) * 255.0
+        mean, std = self.meta.get("mean", source.mean), self.meta.get("std", source.std)
+        self._mean = torch.tensor(mean, device=self.device).view(1, -1, 1, 1) * 255.0
+        self._std = torch.tensor(std, device=self.device).view(1, -1, 1, 1) * 255.0
+        self._geometry: Any
+        if self.task == "classification":
+            size = tuple(self.meta.get("image_size", (model.config.resolution,) * 2))  # type: ignore[union-attr]
+            self._geometry = CenterCrop(size, crop_fraction=self.meta.get("crop_fraction", 0.875))
+        else:
+            self._geometry = ResizePad(model.config.size_hw)  # type: ignore[union-attr]
 
     def __call__(self, source: Any, *, score_threshold: float = 0.3, **options: Any) -> Any:
-        """Detect objects.
+        """Detect objects, segment or classify.
 
         Args:
             source: path, array (H, W, 3) uint8 RGB or (H, W) grey, PIL image, tensor (3, H, W) uint8 RGB, folder, glob
                 pattern (``**`` for folders of any depth), or a list of these.
-            score_threshold: leave weaker detections out.
-            options: as for ``EfficientDet.predict``.
+            score_threshold: leave weaker detections out (detectors only).
+            options: as for ``EfficientDet.predict`` (detectors only).
 
-        Returns: ``Detections`` in pixels of the original image; a list of them for a folder, a pattern or a list.
+        Returns: ``Detections`` or ``SegmentationMap`` in pixels of the original image, or ``Classification``; a list of
+            them for a folder, a pattern or a list.
         Raises: DataError for a file that is no picture or a folder without any, ShapeError for an array or tensor that
             is none.
         """
         results = list(self.stream(source, score_threshold=score_threshold, **options))
         return results[0] if _is_single(source) else results
 
-    def stream(self, source: Any, *, score_threshold: float = 0.3, **options: Any) -> Iterator[Detections]:
+    def stream(self, source: Any, *, score_threshold: float = 0.3, **options: Any) -> Iterator[Any]:
         """Like calling, one result after the other, with at most ``batch_size`` images in memory."""
+        if options and self.task != "detection":
+            raise ConfigError(f"a {self.task} model takes no prediction options, got {sorted(options)}.")
         batch: list[tuple[np.ndarray, str | None]] = []
         for item in _items(source):
             batch.append(_as_rgb(item))
             if len(batch) == self.batch_size:
-                yield from self._detect(batch, score_threshold, options)
+                yield from self._run(batch, score_threshold, options)
                 batch = []
         if batch:
-            yield from self._detect(batch, score_threshold, options)
+            yield from self._run(batch, score_threshold, options)
+
+    def _run(
+        self, batch: Sequence[tuple[np.ndarray, str | None]], score_threshold: float, options: dict[str, Any]
+    ) -> Iterator[Any]:
+        samples = [self._prepare(image) for image, _ in batch]
+        inputs = torch.from_numpy(np.stack([image for image, _ in samples])).permute(0, 3, 1, 2).to(self.device)
+        inputs = (inputs.float() - self._mean) / self._std
+        matrices = [matrix for _, matrix in samples]
+        if self.task == "detection":
+            return self._detect(inputs, batch, matrices, score_threshold, options)
+        return (
+            self._classify(inputs, batch) if self.task == "classification" else self._segment(inputs, batch, matrices)
+        )
 
     def _detect(
-        self, batch: Sequence[tuple[np.ndarray, str | None]], score_threshold: float, options: dict[str, Any]
+        self,
+        inputs: Tensor,
+        batch: Sequence[tuple[np.ndarray, str | None]],
+        matrices: Sequence[np.ndarray],
+        score_threshold: float,
+        options: dict[str, Any],
     ) -> Iterator[Detections]:
-        samples = [self._letterbox(image) for image, _ in batch]
-        inputs = torch.from_numpy(np.stack([image for image, _ in samples])).permute(0, 3, 1, 2).to(self.device)
         sizes = torch.tensor(
             [
                 (image.shape[0] * matrix[1, 1], image.shape[1] * matrix[0, 0])
-                for (image, _), (_, matrix) in zip(batch, samples, strict=True)
+                for (image, _), matrix in zip(batch, matrices, strict=True)
             ],
             dtype=torch.float32,
             device=self.device,
         )
-        found = self.model.predict(
-            (inputs.float() - self._mean) / self._std, sizes, score_threshold=score_threshold, **options
-        )
-        for detections, (image, path), (_, matrix) in zip(found, batch, samples, strict=True):
+        model: Any = self.model
+        found = model.predict(inputs, sizes, score_threshold=score_threshold, **options)
+        for detections, (image, path), matrix in zip(found, batch, matrices, strict=True):
             detections = detections.to("cpu")
             height, width = image.shape[:2]
             yield Detections(
@@ -172,19 +209,35 @@ class Predictor:
                 image=image,
             )
 
-    def _letterbox(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    @torch.inference_mode()
+    def _classify(self, inputs: Tensor, batch: Sequence[tuple[np.ndarray, str | None]]) -> Iterator[Classification]:
+        model: Any = self.model
+        probabilities = model(inputs).float().softmax(1).cpu()
+        for row, (image, path) in zip(probabilities, batch, strict=True):
+            yield Classification(probabilities=row, class_names=self.class_names, path=path, image=image)
+
+    @torch.inference_mode()
+    def _segment(
+        self, inputs: Tensor, batch: Sequence[tuple[np.ndarray, str | None]], matrices: Sequence[np.ndarray]
+    ) -> Iterator[SegmentationMap]:
+        model: Any = self.model
+        logits = model(inputs).float()
+        for i, ((image, path), matrix) in enumerate(zip(batch, matrices, strict=True)):
+            mask = class_map_at(logits[i : i + 1], matrix, (image.shape[0], image.shape[1]))
+            yield SegmentationMap(mask=mask.cpu(), class_names=self.class_names, path=path, image=image)
+
+    def _prepare(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(input image, matrix original px -> input px), exactly as in evaluation."""
         sample: Any = {
             "image": image,
-            "boxes": np.zeros((0, 4), np.float32),
-            "labels": np.zeros(0, np.int64),
-            "image_id": 0,
             "index": 0,
             "original_size": image.shape[:2],
             "matrix": np.eye(3),
             "path": "",
         }
-        sample = self._resize(sample, np.random.default_rng(0))
+        if self.task == "classification":
+            sample["label"] = -1
+        sample = self._geometry(sample, np.random.default_rng(0))
         return sample["image"], sample["matrix"]
 
 

@@ -61,6 +61,8 @@ _SECTIONS: dict[str, frozenset[str]] = {
             "dwconv_decay_mult",
             "dcn_offset_lr_mult",
             "bypass_duplicate",
+            "encoder_lr_mult",
+            "layer_decay",
         }
     ),
     "default_hooks": frozenset(
@@ -76,6 +78,7 @@ _SECTIONS: dict[str, frozenset[str]] = {
             "sync_buffers",
             "pictures",
             "early_stopping",
+            "progressive",
         }
     ),
 }
@@ -113,7 +116,7 @@ _TYPED: dict[str, tuple[Registry, str | None]] = {
 }
 # Arguments that the engine supplies itself, and those that it fills in where the config does not say them.
 _SUPPLIED = frozenset({"self", "optimizer", "params", "runner", "args", "kwargs", "cfg"})
-_FILLED_IN = frozenset({"num_classes", "size", "end", "save_dir"})
+_FILLED_IN = frozenset({"num_classes", "image_size", "size", "end", "save_dir"})
 # Keys that are read beside the constructor's own, by the engine or by mmengine's builders.
 _EXTRA: dict[str, frozenset[str]] = {
     "optim_wrapper": frozenset({"optimizer", "paramwise_cfg", "constructor", "clip_grad"}),

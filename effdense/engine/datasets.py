@@ -21,20 +21,59 @@ from effdense.data import (
     DetectionRecords,
     EvalSampler,
     TrainSampler,
+    augment,
     check_images,
     collate_detection,
     geometry,
     paths,
     read_coco,
 )
+from effdense.data.classification import ClassificationDataset, collate_classification
 from effdense.data.dataset import init_worker
+from effdense.data.image_file_check import check_image_files
+from effdense.data.image_folder import ClassificationRecords, read_image_folder
+from effdense.data.mask_check import check_masks
+from effdense.data.mask_folder import SegmentationRecords, read_mask_folder
+from effdense.data.segmentation import SegmentationDataset, collate_segmentation
 from effdense.data.shapes import shapes_root, write_shapes
+from effdense.data.shapes_folder import write_shapes_folder
 from effdense.engine.distributed import on_main_then_all, rank_and_world
 from effdense.engine.registry import DATASETS, TRANSFORMS, resolve
 from effdense.errors import ConfigError, DataError
 
-for _transform in (geometry.ResizePad, geometry.ScaleJitterCrop, geometry.HorizontalFlip):
+for _transform in (
+    geometry.ResizePad,
+    geometry.ScaleJitterCrop,
+    geometry.HorizontalFlip,
+    augment.RandomResizedCrop,
+    augment.CenterCrop,
+    augment.RandAugment,
+    augment.ColorJitter,
+    augment.RandomErasing,
+):
     TRANSFORMS.register_module(module=_transform)
+# Transforms whose size is the config's image_size unless they say another.
+_SIZED = (geometry.ResizePad, geometry.ScaleJitterCrop, augment.RandomResizedCrop, augment.CenterCrop)
+
+Records = DetectionRecords | ClassificationRecords | SegmentationRecords
+_DATASETS: dict[type, tuple[Any, Any]] = {
+    DetectionRecords: (DetectionDataset, collate_detection),
+    ClassificationRecords: (ClassificationDataset, collate_classification),
+    SegmentationRecords: (SegmentationDataset, collate_segmentation),
+}
+
+
+def _check_masks(records: SegmentationRecords, decode: int) -> DataReport:
+    """Every mask unless the config says how many: wrong values are the fault that trains on in silence."""
+    return check_masks(records, decode=decode or "all")
+
+
+# What looks at the files themselves.
+_CHECKS: dict[type, Any] = {
+    DetectionRecords: check_images,
+    ClassificationRecords: check_image_files,
+    SegmentationRecords: _check_masks,
+}
 
 
 @DATASETS.register_module()
@@ -90,7 +129,7 @@ def ShapesDetection(
         split: which of ``splits``. splits: images per split. image_size: px, or (smallest, largest) side.
         The rest as in ``effdense.data.shapes.write_shapes`` and ``CocoDetection``.
     """
-    size = image_size if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
+    size = _size_range(image_size)
 
     def generate() -> str:
         counts = dict(splits or {"train": 400, "val": 101})
@@ -107,15 +146,153 @@ def ShapesDetection(
     )
 
 
+@DATASETS.register_module()
+def ImageFolder(
+    *,
+    root: str,
+    split: str | None = None,
+    names_file: str | None = None,
+    transforms: Sequence[Mapping[str, Any]] = (),
+    classes: Sequence[str] | None = None,
+    class_map: ClassMap | None = None,
+    training: bool = False,
+) -> tuple[ClassificationRecords, DataReport]:
+    """A classification split: one folder of pictures per class, as ImageNet has them.
+
+    Args:
+        root: dataset folder, relative to ``EFFDENSE_DATA`` (default ``data/``) or absolute.
+        split: sub-folder with the class folders, for example "train"; None when they lie in ``root`` itself.
+        names_file: text file with lines "folder name", relative to ``root``: readable names, as for ImageNet's synsets.
+        classes: names of the classes to use, default all.
+    """
+    advice = "Expected are <root>/<split>/<class>/*.jpg; set EFFDENSE_DATA to the folder that holds the root."
+    folder = paths.require_dir(paths.resolve(root), "the dataset root", advice=advice)
+    names = None if names_file is None else folder / names_file
+    folder = folder if split is None else paths.require_dir(folder / split, f"the {split} split", advice=advice)
+    return read_image_folder(folder, class_map=class_map, classes=classes, names_file=names)
+
+
+@DATASETS.register_module()
+def ShapesFolder(
+    *,
+    split: str,
+    root: str = "shapes_folder",
+    splits: Mapping[str, int] | None = None,
+    image_size: int | Sequence[int] = 96,
+    seed: int = 0,
+    transforms: Sequence[Mapping[str, Any]] = (),
+    classes: Sequence[str] | None = None,
+    class_map: ClassMap | None = None,
+    training: bool = False,
+) -> tuple[ClassificationRecords, DataReport]:
+    """The built-in generated classification set, one shape per picture; written on first use, reused after.
+
+    Args:
+        split: which of ``splits``. splits: images per split. image_size: px, or (smallest, largest) side.
+    """
+    size = _size_range(image_size)
+
+    def generate() -> str:
+        counts = dict(splits or {"train": 800, "val": 200})
+        return str(write_shapes_folder(shapes_root(root), splits=counts, image_size=size, seed=seed))
+
+    return read_image_folder(Path(on_main_then_all(generate)) / split, class_map=class_map, classes=classes)
+
+
+@DATASETS.register_module()
+def MaskFolder(
+    *,
+    root: str,
+    images: str,
+    masks: str,
+    class_file: str = "classes.json",
+    split_file: str | None = None,
+    ignore_index: int = 255,
+    transforms: Sequence[Mapping[str, Any]] = (),
+    classes: Sequence[str] | None = None,
+    class_map: ClassMap | None = None,
+    training: bool = False,
+) -> tuple[SegmentationRecords, DataReport]:
+    """A segmentation split: pictures and masks of equal names in two folders.
+
+    Args:
+        root: dataset folder, relative to ``EFFDENSE_DATA`` (default ``data/``) or absolute.
+        images, masks: the two folders, relative to ``root``. split_file: list of names, relative to ``root``.
+        class_file: JSON with the class names in the order of the mask values, relative to ``root``.
+        classes: the names themselves, in place of ``class_file``.
+    """
+    advice = "Expected are <root>/<images>/*.jpg and <root>/<masks>/*.png; set EFFDENSE_DATA to what holds the root."
+    folder = paths.require_dir(paths.resolve(root), "the dataset root", advice=advice)
+    return read_mask_folder(
+        folder / images,
+        folder / masks,
+        classes=classes or folder / class_file,
+        split_file=None if split_file is None else folder / split_file,
+        ignore_index=ignore_index,
+        class_map=class_map,
+        training=training,
+    )
+
+
+@DATASETS.register_module()
+def ShapesSegmentation(
+    *,
+    split: str,
+    root: str = "shapes",
+    splits: Mapping[str, int] | None = None,
+    image_size: int | Sequence[int] = 256,
+    seed: int = 0,
+    max_objects: int = 6,
+    transforms: Sequence[Mapping[str, Any]] = (),
+    classes: Sequence[str] | None = None,
+    class_map: ClassMap | None = None,
+    training: bool = False,
+) -> tuple[SegmentationRecords, DataReport]:
+    """The label maps of the built-in generated dataset; arguments as in ``ShapesDetection``."""
+    size = _size_range(image_size)
+
+    def generate() -> str:
+        counts = dict(splits or {"train": 400, "val": 101})
+        return str(write_shapes(shapes_root(root), splits=counts, image_size=size, seed=seed, max_objects=max_objects))
+
+    folder = Path(on_main_then_all(generate))
+    return read_mask_folder(
+        folder / split,
+        folder / "semantic" / split,
+        classes=classes or folder / "semantic" / "classes.json",
+        class_map=class_map,
+        training=training,
+    )
+
+
+def _size_range(image_size: int | Sequence[int]) -> int | tuple[int, int]:
+    return image_size if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
+
+
 @dataclass
 class Split:
     """One split ready for use: its dataset, what was found in it, and the loader's config."""
 
     name: str
-    dataset: DetectionDataset
-    records: DetectionRecords
+    dataset: Any
+    records: Any
     report: DataReport
     loader: dict[str, Any]
+
+    @property
+    def source(self) -> Path | None:
+        """Annotation file or folder that the records came from."""
+        return getattr(self.records, "annotation_file", None) or getattr(self.records, "source", None)
+
+    def describe(self) -> str:
+        """One line for the head of a log."""
+        boxes = f", {len(self.records.labels)} boxes" if isinstance(self.records, DetectionRecords) else ""
+        return f"{self.name}: {len(self.records)} images{boxes}, {self.source}"
+
+    @property
+    def collate(self) -> Any:
+        """The function that makes a batch of its samples."""
+        return _DATASETS[type(self.records)][1]
 
 
 def build_transforms(configs: Sequence[Mapping[str, Any]], image_size: int | Sequence[int], where: str) -> list[Any]:
@@ -126,9 +303,9 @@ def build_transforms(configs: Sequence[Mapping[str, Any]], image_size: int | Seq
         options = dict(config)
         name = options.pop("type")
         target = resolve(TRANSFORMS, name, f"{where}.{i}")
-        if target in (geometry.ResizePad, geometry.ScaleJitterCrop):
+        if target in _SIZED:
             options.setdefault("size", size)
-        for key in ("size", "scale", "fill"):
+        for key in ("size", "scale", "fill", "ratio"):
             if isinstance(options.get(key), list):
                 options[key] = tuple(options[key])
         try:
@@ -139,7 +316,7 @@ def build_transforms(configs: Sequence[Mapping[str, Any]], image_size: int | Seq
 
 
 def build_split(cfg: Mapping[str, Any], name: str, *, seed: int, class_map: ClassMap | None = None) -> Split:
-    """Read and check the annotations of ``cfg['<name>_dataloader']``.
+    """Read and check the records of ``cfg['<name>_dataloader']``.
 
     Raises: DataError listing every error found, ConfigError for a section that is missing.
     """
@@ -156,11 +333,12 @@ def build_split(cfg: Mapping[str, Any], name: str, *, seed: int, class_map: Clas
     records, report = reader(**dataset, class_map=class_map, training=training)
     _raise_errors(name, report)
     check = dict(cfg.get("data_check") or {})
-    if check.get("enable", True):
-        report = report.merge(check_images(records, decode=check.get("decode", 0)))
+    checker = _CHECKS.get(type(records))
+    if check.get("enable", True) and checker is not None:
+        report = report.merge(checker(records, decode=check.get("decode", 0)))
         _raise_errors(name, report)
-    samples = DetectionDataset(records, transforms, seed=seed, training=training)
-    samples.metainfo = {"classes": records.class_map.names}  # type: ignore[attr-defined]  # read by mmengine's loops
+    samples = _DATASETS[type(records)][0](records, transforms, seed=seed, training=training)
+    samples.metainfo = {"classes": records.class_map.names}  # read by mmengine's loops
     return Split(name, samples, records, report, loader)
 
 
@@ -204,7 +382,7 @@ def build_loader(split: Split, *, seed: int, training: bool) -> DataLoader[Any]:
         split.dataset,
         batch_size=batch_size,
         sampler=sampler,
-        collate_fn=collate_detection,
+        collate_fn=split.collate,
         worker_init_fn=init_worker,
         # A generator of its own: iterating a loader must not consume the global random stream.
         generator=torch.Generator().manual_seed(seed),

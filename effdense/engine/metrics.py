@@ -7,14 +7,35 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.evaluator import BaseMetric
 
 from effdense.data import ClassMap
-from effdense.data.image_io import write_bytes_atomically
+from effdense.data.image_io import write_bytes_atomically, write_png
 from effdense.engine.distributed import gather_objects, on_main_then_all
 from effdense.engine.registry import METRICS
 from effdense.errors import ConfigError, DataError
 from effdense.evaluation import CocoScores, evaluate_coco
+from effdense.evaluation.segmentation_scores import SegmentationScores, confusion_matrix
+from effdense.evaluation.top_k import TopKScores, correct_at
+
+
+def gather_complete(results: list[dict[str, Any]], size: int) -> list[dict[str, Any]]:
+    """The entries of all ranks in sample order.
+
+    Raises: DataError unless each of ``size`` samples came exactly once (key ``index``).
+    """
+    parts = gather_objects(results)
+    entries = sorted((entry for part in parts for entry in part), key=lambda entry: entry["index"])
+    found = [entry["index"] for entry in entries]
+    if found != list(range(size)):
+        doubled = sorted({i for i in found if found.count(i) > 1}) if len(found) > len(set(found)) else []
+        missing = sorted(set(range(size)) - set(found))
+        raise DataError(
+            f"evaluation needs one result for each of {size} samples, got {len(found)} "
+            f"({len(missing)} missing, first {missing[:3]}; {len(doubled)} doubled, first {doubled[:3]})."
+        )
+    return entries
 
 
 @METRICS.register_module()
@@ -62,6 +83,12 @@ class CocoMetric(BaseMetric):
         self.class_map = class_map
         self.image_ids = [int(i) for i in image_ids]
 
+    def bind_dataset(self, dataset: Any) -> None:
+        """Score against the annotation file that a dataset was read from."""
+        records = dataset.records
+        assert records.annotation_file is not None
+        self.bind(records.annotation_file, records.class_map, records.image_ids)
+
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         if self.class_map is None:
             raise ConfigError("CocoMetric was not bound to a split; run it through effdense.engine.")
@@ -80,17 +107,8 @@ class CocoMetric(BaseMetric):
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Gather, check that each of ``size`` samples came exactly once, and score on rank 0."""
-        parts = gather_objects(self.results)
+        entries = gather_complete(self.results, size)
         self.results = []
-        entries = sorted((entry for part in parts for entry in part), key=lambda entry: entry["index"])
-        found = [entry["index"] for entry in entries]
-        if found != list(range(size)):
-            doubled = sorted({i for i in found if found.count(i) > 1}) if len(found) > len(set(found)) else []
-            missing = sorted(set(range(size)) - set(found))
-            raise DataError(
-                f"evaluation needs one result for each of {size} samples, got {len(found)} "
-                f"({len(missing)} missing, first {missing[:3]}; {len(doubled)} doubled, first {doubled[:3]})."
-            )
         metrics, self.scores = on_main_then_all(lambda: self._score(entries))
         return {f"{self.prefix}/{name}": value for name, value in metrics.items()}
 
@@ -106,10 +124,140 @@ class CocoMetric(BaseMetric):
             for box, score, label in zip(entry["boxes"], entry["scores"], entry["labels"], strict=True)
         ]
         if self.dump is not None:
-            Path(self.dump).parent.mkdir(parents=True, exist_ok=True)
-            write_bytes_atomically(Path(self.dump), json.dumps(detections).encode())
+            _write_json(self.dump, detections)
         scores = evaluate_coco(self.ground_truth, detections, image_ids=self.image_ids, backend=self.backend)
         metrics = scores.to_dict()
         if self.classwise:
             metrics |= {f"AP_{name}": value for name, value in scores.per_class_ap.items()}
         return metrics, scores
+
+
+@METRICS.register_module()
+class TopKMetric(BaseMetric):
+    """Top-1 and top-5 accuracy, in percent of the pictures.
+
+    Args:
+        dump: write path, label and the five best classes of every picture as JSON to this path.
+        classwise: also report the accuracy of each class.
+
+    Exactly one entry per sample is required over all ranks. The engine sets the classes from the split.
+    """
+
+    default_prefix = "cls"
+
+    def __init__(self, *, dump: str | None = None, classwise: bool = False, prefix: str | None = None) -> None:
+        super().__init__(prefix=prefix)
+        self.results: list[dict[str, Any]] = []
+        self.dump = dump
+        self.classwise = classwise
+        self.class_names: tuple[str, ...] = ()
+        self.scores: TopKScores | None = None
+
+    def bind_dataset(self, dataset: Any) -> None:
+        """Say what is evaluated."""
+        self.class_names = tuple(dataset.records.class_map.names)
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        probabilities = torch.stack([sample["probabilities"] for sample in data_samples])
+        labels = torch.tensor([sample["label"] for sample in data_samples])
+        correct = correct_at(probabilities, labels)
+        best = probabilities.topk(min(5, probabilities.shape[1]))
+        for i, sample in enumerate(data_samples):
+            entry = {"index": sample["index"], "label": sample["label"], "correct": correct[i].tolist()}
+            if self.dump is not None:
+                names = [self.class_names[k] for k in best.indices[i].tolist()]
+                entry |= {"path": sample["path"], "best": dict(zip(names, best.values[i].tolist(), strict=True))}
+            self.results.append(entry)
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Gather, check that each of ``size`` samples came exactly once, and score on rank 0."""
+        entries = gather_complete(self.results, size)
+        self.results = []
+        metrics, self.scores = on_main_then_all(lambda: self._score(entries))
+        return {f"{self.prefix}/{name}": value for name, value in metrics.items()}
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        return self._score(results)[0]
+
+    def _score(self, entries: Sequence[dict[str, Any]]) -> tuple[dict[str, float], TopKScores]:
+        if self.dump is not None:
+            _write_json(
+                self.dump,
+                [
+                    {"path": e["path"], "label": self.class_names[e["label"]], "probabilities": e["best"]}
+                    for e in entries
+                ],
+            )
+        scores = TopKScores.from_arrays(
+            torch.tensor([entry["correct"] for entry in entries]),
+            torch.tensor([entry["label"] for entry in entries]),
+            self.class_names,
+        )
+        metrics = scores.to_dict()
+        if self.classwise:
+            metrics |= {f"top1_{name}": value for name, value in scores.per_class.items()}
+        return metrics, scores
+
+
+@METRICS.register_module()
+class SegmentationMetric(BaseMetric):
+    """Mean intersection over union and its relatives, of class maps at the original size.
+
+    Args:
+        dump: write every prediction as a PNG of class indices into this folder.
+        classwise: also report the IoU of each class.
+
+    Exactly one entry per sample is required over all ranks. The engine sets the dataset whose masks are the truth.
+    """
+
+    default_prefix = "seg"
+
+    def __init__(self, *, dump: str | None = None, classwise: bool = False, prefix: str | None = None) -> None:
+        super().__init__(prefix=prefix)
+        self.results: list[dict[str, Any]] = []
+        self.dump = dump
+        self.classwise = classwise
+        self.dataset: Any = None
+        self.scores: SegmentationScores | None = None
+
+    def bind_dataset(self, dataset: Any) -> None:
+        """Say what is evaluated."""
+        self.dataset = dataset
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        if self.dataset is None:
+            raise ConfigError("SegmentationMetric was not bound to a split; run it through effdense.engine.")
+        num_classes = len(self.dataset.records.class_map)
+        for sample in data_samples:
+            truth = torch.as_tensor(self.dataset.load_mask(sample["index"]))
+            matrix = confusion_matrix(sample["mask"], truth, num_classes)
+            self.results.append({"index": sample["index"], "matrix": matrix.cpu()})
+            if self.dump is not None:
+                path = Path(self.dump) / f"{sample['index']:05d}_{Path(sample['path']).stem}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_png(path, sample["mask"].numpy())
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Gather, check that each of ``size`` samples came exactly once, and score on rank 0."""
+        entries = gather_complete(self.results, size)
+        self.results = []
+        metrics, self.scores = on_main_then_all(lambda: self._score(entries))
+        return {f"{self.prefix}/{name}": value for name, value in metrics.items()}
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        return self._score(results)[0]
+
+    def _score(self, entries: Sequence[dict[str, Any]]) -> tuple[dict[str, float], SegmentationScores]:
+        matrix = torch.stack([entry["matrix"] for entry in entries]).sum(0)
+        scores = SegmentationScores.from_confusion(
+            matrix, self.dataset.records.class_map.names, num_images=len(entries)
+        )
+        metrics = scores.to_dict()
+        if self.classwise:
+            metrics |= {f"IoU_{name}": value for name, value in scores.per_class_iou.items()}
+        return metrics, scores
+
+
+def _write_json(path: str, content: Any) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomically(Path(path), json.dumps(content).encode())

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from effdense.engine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, PARAM_SCHEDULERS
 from effdense.errors import ConfigError
+from effdense.models.freezing import encoder_of, layer_index
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -98,11 +99,33 @@ class EffOptimWrapper(OptimWrapper):
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class QuietOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor (``paramwise_cfg`` and all) without its log line and its group per parameter.
+    """mmengine's constructor without its log line and its group per parameter, with learning rates by depth.
+
+    Beside mmengine's keys, ``paramwise_cfg`` takes:
+        layer_decay: a factor d in (0, 1]; the LR of encoder layer i of n (stem 0, stage k is k + 1) is multiplied by
+            d ** (n - i), everything behind the encoder keeps its own.
+        encoder_lr_mult: one factor for the whole encoder, on top ("discriminative" learning rates).
 
     Parameters of equal options share a group: torch's fused and foreach steps work through one group at a time, so 312
     groups of one tensor each (D0) would cost 312 times the launches.
     """
+
+    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
+        own = dict(paramwise_cfg or {})
+        self.layer_decay = float(own.pop("layer_decay", 1.0))
+        self.encoder_lr_mult = float(own.pop("encoder_lr_mult", 1.0))
+        if not 0.0 < self.layer_decay <= 1.0:
+            raise ConfigError(f"paramwise_cfg.layer_decay must lie in (0, 1], got {self.layer_decay}.")
+        if self.encoder_lr_mult <= 0.0:
+            raise ConfigError(
+                f"paramwise_cfg.encoder_lr_mult must be above 0, got {self.encoder_lr_mult}; to train without the "
+                "encoder set model.frozen_stages='all'."
+            )
+        super().__init__(optim_wrapper_cfg, own)
+        # mmengine reads parameter options only when there are some; by-depth rates need its groups either way.
+        self._by_depth = self.layer_decay != 1.0 or self.encoder_lr_mult != 1.0
+        if self._by_depth and not own:
+            self.paramwise_cfg: dict[str, Any] = {"norm_decay_mult": 1.0}
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         logger = MMLogger.get_current_instance()
@@ -117,12 +140,28 @@ class QuietOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Groups of ``module``; mmengine calls this for every submodule, with its name as ``prefix``."""
         super().add_params(params, module, prefix=prefix, **options)
         if prefix == "":
+            if self._by_depth:
+                self._scale_by_depth(params, module)
             merged: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
             for group in params:
                 settings = {key: value for key, value in group.items() if key != "params"}
                 same = merged.setdefault(tuple(sorted(settings.items())), {"params": [], **settings})
                 same["params"].extend(group["params"])
             params[:] = merged.values()
+
+    def _scale_by_depth(self, params: list[dict[str, Any]], module: Any) -> None:
+        """Multiply the LR of every one-parameter group by the factor of its layer."""
+        network = module.network
+        stages = len(encoder_of(network).blocks)
+        factors: dict[int, float] = {}
+        for name, parameter in network.named_parameters():
+            index = layer_index(name, stages)
+            factor = self.layer_decay ** (stages + 1 - index)
+            factors[id(parameter)] = factor * (self.encoder_lr_mult if index <= stages else 1.0)
+        for group in params:
+            (parameter,) = group["params"]
+            rate: Any = group.get("lr", self.base_lr)
+            group["lr"] = rate * factors[id(parameter)]
 
 
 @PARAM_SCHEDULERS.register_module()

@@ -14,19 +14,26 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 
+from effdense.data import DetectionRecords
+from effdense.data.image_folder import ClassificationRecords
+from effdense.data.mask_folder import SegmentationRecords
 from effdense.engine import checkpoint as files
 from effdense.engine import datasets
 from effdense.engine.config import load_config
 from effdense.engine.distributed import infer_launcher, init_distributed, rank_and_world
 from effdense.engine.memory import keep_freed_memory
-from effdense.engine.metrics import CocoMetric
-from effdense.engine.models import DetectionModel
+from effdense.engine.models import NetworkModel
 from effdense.engine.registry import METRICS, MODELS, SCOPE, resolve
 from effdense.engine.runner import EffRunner
 from effdense.errors import ConfigError
-from effdense.evaluation import CocoScores
 
 _RUN_NUMBERS = itertools.count(1)
+_METRICS = {"detection": "CocoMetric", "classification": "TopKMetric", "segmentation": "SegmentationMetric"}
+_RECORDS: dict[str, type] = {
+    "detection": DetectionRecords,
+    "classification": ClassificationRecords,
+    "segmentation": SegmentationRecords,
+}
 
 
 def train(
@@ -73,7 +80,7 @@ def train(
     train_split = datasets.build_split(cfg, "train", seed=seed)
     val_split = datasets.build_split(cfg, "val", seed=seed, class_map=train_split.records.class_map)
     cfg.model["num_classes"] = datasets.check_class_count(
-        cfg.model.get("num_classes"), train_split.records.class_map, train_split.records.annotation_file
+        cfg.model.get("num_classes"), train_split.records.class_map, train_split.source
     )
     runner = _runner(
         cfg,
@@ -113,7 +120,7 @@ def test(
     show_dir: str | None = None,
     options: Mapping[str, Any] | None = None,
     launcher: str = "none",
-) -> CocoScores:
+) -> Any:
     """Evaluate a checkpoint on a split of the config.
 
     Args:
@@ -135,7 +142,7 @@ def test(
     chosen = datasets.build_split(cfg, name, seed=seed)
     chosen.dataset.training = False
     cfg.model["num_classes"] = datasets.check_class_count(
-        cfg.model.get("num_classes"), chosen.records.class_map, chosen.records.annotation_file
+        cfg.model.get("num_classes"), chosen.records.class_map, chosen.source
     )
     for key in ("weights", "encoder_weights"):
         cfg.model.pop(key, None)
@@ -181,14 +188,25 @@ def _work_dir(cfg: Config, config: str | os.PathLike[str], work_dir: str | None)
     return work_dir or cfg.get("work_dir") or os.path.join("work_dirs", Path(config).stem)
 
 
-def _evaluator(cfg: Config, name: str, split: datasets.Split) -> CocoMetric:
-    section = dict(cfg.get(f"{name}_evaluator") or cfg.get("val_evaluator") or {"type": "CocoMetric"})
+def _evaluator(cfg: Config, name: str, split: datasets.Split) -> Any:
+    task = _task(cfg)
+    section = dict(cfg.get(f"{name}_evaluator") or cfg.get("val_evaluator") or {"type": _METRICS[task]})
     metric = resolve(METRICS, section.pop("type"), f"{name}_evaluator")(**section)
-    if not isinstance(metric, CocoMetric):
-        raise ConfigError(f"{name}_evaluator must be a CocoMetric, got {type(metric).__name__}.")
-    assert split.records.annotation_file is not None
-    metric.bind(split.records.annotation_file, split.records.class_map, split.records.image_ids)
+    if type(metric).__name__ != _METRICS[task]:
+        raise ConfigError(
+            f"{name}_evaluator of a {task} model must be a {_METRICS[task]}, got {type(metric).__name__}."
+        )
+    if not isinstance(split.records, _RECORDS[task]):
+        raise ConfigError(
+            f"{name}_dataloader.dataset gives {type(split.records).__name__}, a {task} model needs "
+            f"{_RECORDS[task].__name__}; choose a dataset of its task."
+        )
+    metric.bind_dataset(split.dataset)
     return metric
+
+
+def _task(cfg: Config) -> str:
+    return str(resolve(MODELS, cfg.model["type"], "model").task)
 
 
 def _runner(cfg: Config, launcher: str, seed: int, class_map: Any, *, is_training_run: bool, **parts: Any) -> EffRunner:
@@ -198,18 +216,21 @@ def _runner(cfg: Config, launcher: str, seed: int, class_map: Any, *, is_trainin
     model_cfg = dict(cfg.model)
     if "image_size" not in model_cfg:
         model_cfg["image_size"] = cfg.image_size
-    model: DetectionModel = resolve(MODELS, model_cfg.pop("type"), "model")(**model_cfg)
-    network = model.network.config
-    metadata = {
-        "task": "detection",
+    model: NetworkModel = resolve(MODELS, model_cfg.pop("type"), "model")(**model_cfg)
+    model.load_starting_weights(class_map.names)
+    metadata: dict[str, Any] = {
+        "task": model.task,
         "model": model.build_arguments,
         "classes": list(class_map.names),
         "category_ids": list(class_map.category_ids),
-        "mean": list(network.mean),
-        "std": list(network.std),
-        "image_size": list(network.size_hw),
+        "mean": list(model.mean),
+        "std": list(model.std),
+        "image_size": list(model.image_size),
         "color": "rgb",
     }
+    crop = [t for t in _val_transforms(cfg) if t.get("type") == "CenterCrop"]
+    if crop:  # how a classifier looks at a picture is part of what it is
+        metadata["crop_fraction"] = float(crop[-1].get("crop_fraction", 0.875))
     randomness = dict(cfg.get("randomness") or {})
     # Different dropout on every rank; data order and augmentation have their own seeds.
     randomness["seed"] = seed + rank
@@ -237,19 +258,14 @@ def _runner(cfg: Config, launcher: str, seed: int, class_map: Any, *, is_trainin
     return runner
 
 
+def _val_transforms(cfg: Config) -> list[Any]:
+    return list(((cfg.get("val_dataloader") or {}).get("dataset") or {}).get("transforms") or ())
+
+
 def _header(runner: EffRunner, splits: list[datasets.Split]) -> None:
     """What is about to run, in a few lines."""
-    network = runner.shell.network
-    params = sum(p.numel() for p in network.parameters())
-    height, width = network.config.size_hw
-    runner.logger.info(
-        f"model {network.config.name} ({network.config.encoder}), {params / 1e6:.2f} M parameters, "
-        f"{network.num_classes} classes, input {height}x{width}"
-    )
+    runner.logger.info(runner.shell.describe())
     for split in splits:
-        runner.logger.info(
-            f"{split.name}: {len(split.records)} images, {len(split.records.labels)} boxes, "
-            f"{split.records.annotation_file}"
-        )
+        runner.logger.info(split.describe())
         for warning in split.report.warnings:
             runner.logger.log(logging.WARNING, f"{split.name}: {warning}")

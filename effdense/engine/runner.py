@@ -193,7 +193,8 @@ class EffRunner(Runner):
                     f"{filename} was trained for the classes {list(trained)}, the annotations have "
                     f"{self.metadata['classes']}; evaluate on the classes of the training set."
                 )
-        report = load_weights(network, content)
+        report = load_weights(network, content, class_names=self.metadata["classes"])
+        self.shell.note_convention()
         if not self.is_training_run:
             expected = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
             untouched = sorted(set(expected) - set(report.loaded))
@@ -233,9 +234,11 @@ class EffRunner(Runner):
                 "resume with the config the run was started with."
             )
         shell = self.shell
-        load_weights(shell.network, content.get("train_state_dict", content["state_dict"]))
+        # The meta beside the tensors says their convention; the training weights have it too.
+        load_weights(shell.network, {**content, "state_dict": content.get("train_state_dict", content["state_dict"])})
+        shell.note_convention()
         if "train_state_dict" in content:
-            load_weights(shell.start_ema(), content["state_dict"])
+            load_weights(shell.start_ema(), content)
         self.optim_wrapper.load_state_dict(content["optimizer"])
         schedulers = self.param_schedulers or []
         if len(schedulers) != len(content["param_schedulers"]):

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from effdense.engine.config import check_config, load_config
-from effdense.models.detection import create_detector
+from effdense.engine.registry import MODELS, resolve
+from effdense.engine.run import _METRICS
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
-ENGINE_KEYS = {"type", "weights", "encoder_weights", "channels_last", "num_classes"}
+BEST = {"detection": "coco/AP", "segmentation": "seg/mIoU", "classification": "cls/top1"}
 
 
 def test_configs_are_found() -> None:
@@ -22,11 +23,11 @@ def test_configs_are_found() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_config_loads_and_its_model_can_be_built(path: Path) -> None:
     cfg = load_config(path)
-    options = {key: value for key, value in cfg.model.items() if key not in ENGINE_KEYS}
+    options = cfg.model.to_dict()
     size = options.setdefault("image_size", cfg.image_size)
     with torch.device("meta"):  # D7X has 77 M parameters: shapes are enough
-        model = create_detector(options.pop("name"), num_classes=3, **options)
-    assert model.config.size_hw == (tuple(size) if not isinstance(size, int) else (size, size))
+        model = resolve(MODELS, options.pop("type"), "model")(num_classes=3, **options)
+    assert model.image_size == (tuple(size) if not isinstance(size, int) else (size, size))
     assert sum(p.numel() for p in model.parameters()) > 1e6
 
 
@@ -49,7 +50,8 @@ def test_a_config_opens_with_its_note(path: Path) -> None:
 def test_a_run_validates_and_keeps_its_best(path: Path) -> None:
     cfg = load_config(path)
     assert cfg.train_cfg.max_epochs >= cfg.train_cfg.val_interval
-    assert cfg.default_hooks.checkpoint.save_best == "coco/AP" and cfg.val_evaluator.type == "CocoMetric"
+    task = resolve(MODELS, cfg.model.type, "model").task
+    assert cfg.default_hooks.checkpoint.save_best == BEST[task] and cfg.val_evaluator.type == _METRICS[task]
     # Sections of a base that a config overrides must still be whole.
     check_config(cfg.to_dict())
     assert {"train_dataloader", "val_dataloader", "optim_wrapper", "param_scheduler"} <= set(cfg.to_dict())

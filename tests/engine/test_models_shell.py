@@ -21,7 +21,9 @@ TINY: dict[str, Any] = {"image_size": 64, "fpn_cells": 1, "head_repeats": 1, "ma
 
 def tiny(num_classes: int = 3, **options: Any) -> DetectionModel:
     torch.manual_seed(0)
-    return DetectionModel("efficientdet_lite0", num_classes, **{**TINY, **options})
+    model = DetectionModel("efficientdet_lite0", num_classes, **{**TINY, **options})
+    model.load_starting_weights()
+    return model
 
 
 def batch(count: int = 2) -> dict[str, Any]:
@@ -205,3 +207,42 @@ def test_the_class_count_comes_from_the_data() -> None:
 def test_the_public_network_inside_is_the_public_one() -> None:
     public = effdense.create_detector("efficientdet_lite0", num_classes=3, **TINY)
     assert tiny().network.state_dict().keys() == public.state_dict().keys()
+
+
+# -- what stands still, and what a checkpoint says ---------------------------------------------------------------------
+
+
+def test_frozen_stages_and_statistics_stand_still_in_training() -> None:
+    model = tiny(frozen_stages=2, frozen_batch_norm="encoder")
+    model.train()
+    backbone = model.network.backbone
+    assert not backbone.conv_stem.weight.requires_grad and backbone.blocks[2][0].conv_pw.weight.requires_grad
+    assert not backbone.blocks[5][0].bn1.training and model.network.fpn.training
+    assert any(m.training for m in model.network.fpn.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert "backbone.blocks.5.0.bn1" in model.standing_names and "fpn" not in model.standing_names
+    assert "of them trained" in model.describe()
+    before = {key: value.clone() for key, value in backbone.state_dict().items() if "running" in key}
+    prepared = model.data_preprocessor(batch())
+    sum(model(**prepared).values()).backward()
+    assert all(torch.equal(value, backbone.state_dict()[key]) for key, value in before.items())
+
+
+def test_convention_of_loaded_weights_is_what_the_checkpoint_says(tmp_path: Path) -> None:
+    """torchvision's encoder under our detector: its padding and epsilon go into the arguments that build it again."""
+    import torchvision
+
+    source = torchvision.models.efficientnet_b0(weights=None)
+    torch.save(source.state_dict(), tmp_path / "tv.pth")
+    model = DetectionModel(
+        "efficientdet_d0", 2, encoder_weights=str(tmp_path / "tv.pth"), fpn_cells=1, head_repeats=1, image_size=64
+    )
+    model.load_starting_weights()
+    arguments = dict(model.build_arguments)
+    assert arguments["encoder_padding"] == "symmetric" and "symmetric" in str(model.reports[0])
+    again = effdense.create_detector(arguments.pop("name"), arguments.pop("num_classes"), **arguments)
+    again.load_state_dict(model.network.state_dict())
+    images = torch.randn(1, 3, 72, 72)
+    model.eval(), again.eval()
+    with torch.no_grad():
+        ours, theirs = model.network(images), again(images)
+    assert all(torch.equal(a, b) for a, b in zip(ours.class_logits, theirs.class_logits, strict=True))

@@ -261,3 +261,49 @@ def test_a_schedule_needs_a_length() -> None:
         schedule(0)
     with pytest.raises(ConfigError, match="warmup=-1"):
         schedule(10, warmup=-1)
+
+
+# -- learning rates by depth -------------------------------------------------------------------------------------------
+
+
+def lr_by_name(shell: BaseModel, paramwise: dict[str, float]) -> dict[str, float]:
+    constructor = QuietOptimWrapperConstructor(
+        {"type": "EffOptimWrapper", "optimizer": {"type": "AdamW", "lr": 1.0, "weight_decay": 0.05}},
+        paramwise_cfg=paramwise,
+    )
+    with DefaultScope.overwrite_default_scope("effdense"):
+        wrapper = constructor(shell)
+    rates = {id(p): group["lr"] for group in wrapper.optimizer.param_groups for p in group["params"]}
+    return {name: rates[id(p)] for name, p in shell.network.named_parameters() if id(p) in rates}
+
+
+def small_detector(**options: Any) -> DetectionModel:
+    return DetectionModel("efficientdet_d0", 2, image_size=64, fpn_cells=1, head_repeats=1, **options)
+
+
+def test_layer_decay_by_hand() -> None:
+    """Seven stages: the last keeps d, the stem d^8, pyramid and heads 1; twice as slow in the encoder on top."""
+    rates = lr_by_name(small_detector(), {"layer_decay": 0.5, "encoder_lr_mult": 0.1, "flat_decay_mult": 0.0})
+    assert rates["backbone.conv_stem.weight"] == pytest.approx(0.1 * 0.5**8)
+    assert rates["backbone.blocks.0.0.conv_dw.weight"] == pytest.approx(0.1 * 0.5**7)
+    assert rates["backbone.blocks.6.0.bn3.bias"] == pytest.approx(0.1 * 0.5)
+    assert {rate for name, rate in rates.items() if not name.startswith("backbone.")} == {1.0}
+
+
+def test_the_encoder_alone_slower() -> None:
+    rates = lr_by_name(small_detector(), {"encoder_lr_mult": 0.25})
+    assert {rate for name, rate in rates.items() if name.startswith("backbone.")} == {0.25}
+    assert {rate for name, rate in rates.items() if not name.startswith("backbone.")} == {1.0}
+
+
+def test_frozen_stages_are_not_optimised() -> None:
+    shell = small_detector(frozen_stages=2)
+    rates = lr_by_name(shell, {"layer_decay": 0.9, "flat_decay_mult": 0.0})
+    assert "backbone.conv_stem.weight" not in rates and "backbone.blocks.1.0.conv_pw.weight" not in rates
+    assert rates["backbone.blocks.2.0.conv_pw.weight"] == pytest.approx(0.9**5)
+
+
+@pytest.mark.parametrize("bad", [{"layer_decay": 0.0}, {"layer_decay": 1.5}, {"encoder_lr_mult": 0.0}])
+def test_rates_that_train_nothing_or_explode(bad: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        lr_by_name(small_detector(), bad)

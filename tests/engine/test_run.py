@@ -304,7 +304,11 @@ def test_a_run_may_start_from_the_weights_of_another(trained: Any, tiny_config: 
     name = "backbone.conv_stem.weight"
     for state in (saved["state_dict"], saved["train_state_dict"]):
         torch.testing.assert_close(state[name], source[name], rtol=0, atol=1e-7)
-    assert "remade 2" in log_text(work_dir)
+    assert "ordered by class name (5 -> 2 classes)" in log_text(work_dir)
+    # Rows are anchor-major: 9 anchors of 5 classes there, of 2 here.
+    row, names = "class_net.predict.conv_pw.bias", files.load(trained.work_dir / "best.pth")["meta"]["classes"]
+    rows = source[row].view(9, -1)[:, [names.index("star"), names.index("ring")]]
+    torch.testing.assert_close(saved["state_dict"][row].view(9, 2), rows, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize(

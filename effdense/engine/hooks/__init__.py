@@ -3,6 +3,15 @@
 from effdense.engine.hooks.checkpoint import CheckpointHook
 from effdense.engine.hooks.ema import EMAHook, PreciseBNHook, SyncBuffersHook
 from effdense.engine.hooks.pictures import PicturesHook
+from effdense.engine.hooks.progressive import ProgressiveLearningHook
 from effdense.engine.hooks.runtime_info import RuntimeInfoHook
 
-__all__ = ["CheckpointHook", "EMAHook", "PicturesHook", "PreciseBNHook", "RuntimeInfoHook", "SyncBuffersHook"]
+__all__ = [
+    "CheckpointHook",
+    "EMAHook",
+    "PicturesHook",
+    "PreciseBNHook",
+    "ProgressiveLearningHook",
+    "RuntimeInfoHook",
+    "SyncBuffersHook",
+]

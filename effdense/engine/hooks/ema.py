@@ -138,6 +138,8 @@ class PreciseBNHook(Hook):
             networks.append(model.network)
         for network in networks:
             recalibrate_batch_norm(
-                network, (model.data_preprocessor({"inputs": images})["inputs"] for images in self._images)
+                network,
+                (model.data_preprocessor({"inputs": images})["inputs"] for images in self._images),
+                keep=model.standing_names,
             )
         self._images.clear()

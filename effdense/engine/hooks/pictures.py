@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from mmengine.hooks import Hook
 
-from effdense.data import read_image
 from effdense.engine.distributed import rank_and_world
+from effdense.engine.drawing import draw_batch, draw_pair
 from effdense.engine.registry import HOOKS
 from effdense.errors import ConfigError, DataError
-from effdense.visualize import contact_sheet, draw_boxes, save_picture, side_by_side
+from effdense.visualize import contact_sheet, save_picture, side_by_side
 
 
 @HOOKS.register_module()
@@ -40,7 +40,7 @@ class PicturesHook(Hook):
         self.score_threshold = score_threshold
         self.each_dir = each_dir
         self.draws_sheets = enable and rank_and_world()[0] == 0
-        self._pairs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._pairs: dict[int, tuple[tuple[np.ndarray, np.ndarray], list[str]]] = {}
         self._train_drawn = False
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
@@ -48,15 +48,11 @@ class PicturesHook(Hook):
             return
         self._train_drawn = True
         names = runner.metadata["classes"]
-        pictures = []
-        for image, boxes, labels, valid in zip(
-            data_batch["inputs"][:16], data_batch["boxes"], data_batch["labels"], data_batch["valid"], strict=False
-        ):
-            canvas = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-            pictures.append(draw_boxes(canvas, boxes[valid], labels[valid], class_names=names))
+        drawn = list(draw_batch(runner.shell.task, data_batch, names, 16))
         sheet = contact_sheet(
-            pictures,
+            [picture for picture, _ in drawn],
             columns=4,
+            captions=[caption for _, caption in drawn] if any(caption for _, caption in drawn) else None,
             heading="first training batch, as the model sees it",
             legend=_legend(names),
             cell_width=320,
@@ -77,29 +73,25 @@ class PicturesHook(Hook):
             on_sheet = self.draws_sheets and index % step == 0 and len(self._pairs) < self.num_images
             if not on_sheet and self.each_dir is None:
                 continue
-            record = dataset.records[index]
             try:
-                image = read_image(record.path, expected_size=(record.height, record.width))
+                truth, predicted, *captions = draw_pair(runner.shell.task, dataset, output, names, self.score_threshold)
             except DataError:
                 continue  # the loader has already reported it
-            keep = output["scores"] >= self.score_threshold
-            truth = draw_boxes(image, record.boxes, record.labels, class_names=names)
-            predicted = draw_boxes(
-                image, output["boxes"][keep], output["labels"][keep], output["scores"][keep], class_names=names
-            )
             if on_sheet:
-                self._pairs[index] = (truth, predicted)
+                self._pairs[index] = ((truth, predicted), captions)
             if self.each_dir is not None:
+                name = f"{index:05d}_{Path(_path_of(dataset, index)).stem}.jpg"
                 save_picture(
-                    side_by_side(truth, predicted), Path(self.each_dir) / f"{index:05d}_{record.path.stem}.jpg"
+                    side_by_side(truth, predicted, titles=(captions[0], captions[1])), Path(self.each_dir) / name
                 )
 
     def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
         if not self._pairs:
             return
         names = runner.metadata["classes"]
-        pictures = [picture for index in sorted(self._pairs) for picture in self._pairs[index]]
-        captions = ["truth", f"prediction (score >= {self.score_threshold})"] * len(self._pairs)
+        chosen = [self._pairs[index] for index in sorted(self._pairs)]
+        pictures = [picture for pair, _ in chosen for picture in pair]
+        captions = [caption for _, pair in chosen for caption in pair]
         sheet = contact_sheet(
             pictures, columns=4, captions=captions, heading="validation", legend=_legend(names), cell_width=400
         )
@@ -116,3 +108,8 @@ class PicturesHook(Hook):
 def _legend(names: Any) -> list[str] | None:
     """Class names for the sheet's legend, unless there are too many to read."""
     return list(names) if len(names) <= 20 else None
+
+
+def _path_of(dataset: Any, index: int) -> Path:
+    records = dataset.records
+    return Path(records.path(index)) if hasattr(records, "path") else Path(records[index].path)

@@ -1,0 +1,192 @@
+"""What the shells of all tasks share: device-side normalisation, starting weights, frozen parts, the moving average."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from effdense.engine.registry import MODELS
+from effdense.errors import ConfigError
+from effdense.models.drop_path import set_drop_path_rate
+from effdense.models.freezing import FrozenStages, batch_norms, encoder_of, freeze_stages, keep_in_eval
+from effdense.models.weights import LoadReport, load_weights
+
+# Arguments of every shell, beside the fields of its network's config.
+COMMON_ARGUMENTS = frozenset(
+    {
+        "name",
+        "num_classes",
+        "weights",
+        "encoder_weights",
+        "frozen_stages",
+        "frozen_batch_norm",
+        "channels_last",
+    }
+)
+
+
+@MODELS.register_module()
+class Normalize(nn.Module):
+    """uint8 batches to normalised float tensors, on the device the model is on.
+
+    Args:
+        mean, std: per channel, in units of the full range (0..1), RGB.
+        channels_last: memory format of what comes out.
+
+    In (a collated batch): ``inputs`` (B, C, H, W) uint8; out: the same mapping with ``inputs`` float32 normalised and
+    every tensor on the device. Letterbox padding was filled with the rounded mean, so it comes out near zero.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], *, channels_last: bool = True) -> None:
+        super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * 255.0, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255.0, persistent=False)
+
+    def forward(self, batch: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
+        device = self.mean.device
+        moved = {
+            key: value.to(device, non_blocking=True) if isinstance(value, Tensor) and key != "matrices" else value
+            for key, value in batch.items()
+        }
+        inputs = moved["inputs"].float().contiguous(memory_format=self.memory_format)
+        moved["inputs"] = (inputs - self.mean) / self.std
+        return moved
+
+
+class NetworkModel(BaseModel):
+    """Base of the shells: one network, its moving average, and what a checkpoint says of it.
+
+    Args:
+        network: the plain-torch network.
+        build_arguments: JSON-plain arguments that build it again.
+        image_size: (height, width) px of its input.
+        weights: weights of the whole network to start from (path, ``timm:NAME``, ``hf:REPO``).
+        encoder_weights: weights of its encoder to start from.
+        frozen_stages: stem and first stages of the encoder that are not trained: a number, or "all".
+        frozen_batch_norm: layers whose running statistics are used and kept: False, "encoder" or True.
+        channels_last: memory format of network and batches; about 1.3x faster on CPU and tensor cores.
+
+    The checkpointed weights are those of ``network``; ``evaluation_network`` is its exponential moving average once
+    the EMA hook has made one.
+    """
+
+    task: ClassVar[str]
+
+    def __init__(
+        self,
+        network: Any,
+        build_arguments: dict[str, Any],
+        *,
+        image_size: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        weights: str | None = None,
+        encoder_weights: str | None = None,
+        frozen_stages: FrozenStages = 0,
+        frozen_batch_norm: bool | str = False,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__(data_preprocessor=Normalize(mean, std, channels_last=channels_last))
+        self.network = network.to(memory_format=torch.channels_last) if channels_last else network
+        self.build_arguments = build_arguments
+        self.image_size = image_size
+        self.mean, self.std = mean, std
+        self._starting = {"encoder_weights": encoder_weights, "weights": weights}
+        self.reports: list[LoadReport] = []
+        # Lists hide what is in them from parameters(), state_dict() and DDP.
+        self._ema: list[Any] = []
+        self._standing: list[nn.Module] = freeze_stages(network, frozen_stages)
+        self._standing += batch_norms(network, frozen_batch_norm)  # type: ignore[arg-type]
+        self.train()
+
+    def load_starting_weights(self, class_names: Sequence[str] | None = None) -> None:
+        """Read ``encoder_weights`` and ``weights``; prediction rows of classes with equal names are kept.
+
+        Raises: WeightsError for weights that do not fit.
+        """
+        if self._starting["encoder_weights"] is not None:
+            self.reports.append(load_weights(encoder_of(self.network), self._starting["encoder_weights"]))
+        if self._starting["weights"] is not None:
+            self.reports.append(load_weights(self.network, self._starting["weights"], class_names=class_names))
+        self.note_convention()
+
+    def note_convention(self) -> None:
+        """Let the checkpoint say what loaded weights have changed: padding and BatchNorm epsilon."""
+        self.build_arguments.update(getattr(self.network, "weight_options", {}))
+
+    @property
+    def standing_names(self) -> frozenset[str]:
+        """Names, inside the network, of every module whose statistics stay as they are."""
+        standing = {module for root in self._standing for module in root.modules()}
+        return frozenset(name for name, module in self.network.named_modules() if module in standing)
+
+    def train(self, mode: bool = True) -> NetworkModel:
+        super().train(mode)
+        keep_in_eval(self._standing)
+        return self
+
+    @property
+    def evaluation_network(self) -> Any:
+        """What validation runs and ``state_dict`` of a checkpoint holds: the moving average, else the network
+        itself.
+        """
+        return self._ema[0] if self._ema else self.network
+
+    def start_ema(self) -> Any:
+        """Create (or return) the moving average as a detached copy of the network, in evaluation mode."""
+        if not self._ema:
+            average = copy.deepcopy(self.network)
+            average.requires_grad_(False).eval()
+            self._ema.append(average)
+        return self._ema[0]
+
+    def init_weights(self) -> None:
+        """Nothing to do: networks initialise themselves, and loaded weights must not be drawn again."""
+
+    def describe(self) -> str:
+        """One line for the head of a log."""
+        params = sum(p.numel() for p in self.network.parameters())
+        trained = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
+        frozen = "" if trained == params else f" ({trained / 1e6:.2f} M of them trained)"
+        encoder = encoder_of(self.network).name
+        name = self.network.config.name
+        return (
+            f"model {name}{'' if name == encoder else f' ({encoder})'}, {params / 1e6:.2f} M parameters{frozen}, "
+            f"{self.network.num_classes} classes, input {self.image_size[0]}x{self.image_size[1]}"
+        )
+
+    def regularisers(self) -> dict[str, Callable[[float], None]]:
+        """Strengths that a schedule may change between epochs, by name."""
+        settings: dict[str, Callable[[float], None]] = {"drop_path": lambda r: set_drop_path_rate(self.network, r)}
+        if hasattr(self.network, "set_dropout"):
+            settings["dropout"] = self.network.set_dropout
+        return settings
+
+
+def config_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists from a config as tuples, as the frozen dataclasses have them."""
+    return {key: _tuples(value) for key, value in options.items()}
+
+
+def size_hw(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) from one side or a pair.
+
+    Raises: ConfigError unless whole and positive.
+    """
+    pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(pair) != 2 or any(type(side) is not int or side < 1 for side in pair):
+        raise ConfigError(f"image_size must be a positive whole number of px or (height, width), got {image_size!r}.")
+    return pair
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
