@@ -9,10 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from effdense.errors import WeightsError
 from effdense.models.costs import ModelCost, build_model, model_cost
 from effdense.models.published import published
 from effdense.models.search import Measured
-from effdense.models.weights.load import read_checkpoint
+from effdense.models.weights.identify import describe
+from effdense.models.weights.layouts import convert_source
+from effdense.models.weights.read import innermost, read_checkpoint, read_source
 
 _CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _CONVENTIONS = {
@@ -147,7 +150,9 @@ def _family(name: str) -> str:
 
 
 def _giga(total: int, built: int) -> str:
-    return f"{total / 1e9:.3f} G" if total == built else f"{total / 1e9:.3f} G ({built / 1e9:.3f} G as built)"
+    digits = 3 if built >= 1e8 else 6  # networks of a few pixels or channels cost less than a million
+    written, as_built = f"{total / 1e9:.{digits}f} G", f"{built / 1e9:.{digits}f} G"
+    return written if total == built else f"{written} ({as_built} as built)"
 
 
 def _numbers(values: Any) -> str:
@@ -164,7 +169,7 @@ def describe_checkpoint(path: str) -> Iterator[tuple[str, str]]:
     content = read_checkpoint(file)
     content = content if isinstance(content, Mapping) else {}
     yield "checkpoint", str(file)
-    weights = content.get("state_dict", content)
+    weights, _ = innermost(content)
     tensors = [value for value in weights.values() if isinstance(value, Tensor)] if isinstance(weights, Mapping) else []
     meta = content.get("meta")
     known = isinstance(meta, Mapping) and str(content.get("format", "")).startswith("effdense/")
@@ -173,6 +178,21 @@ def describe_checkpoint(path: str) -> Iterator[tuple[str, str]]:
     if known and isinstance(meta, Mapping):
         yield from _describe_meta(meta)
         yield "can resume", "yes" if "optimizer" in content else "no (weights only)"
+    elif tensors:
+        yield from _describe_foreign(content)
+
+
+def _describe_foreign(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The layout of weights without a word about themselves, and what to build for them."""
+    try:
+        converted = convert_source(read_source(content))
+    except WeightsError as error:
+        yield "layout", str(error)
+        return
+    yield "layout", converted.layout
+    yield "belongs to", describe(converted.state).strip() or "no published model"
+    said = f"padding {converted.padding}, batch-norm epsilon {converted.bn_eps:g}" if converted.padding else "not said"
+    yield "convention", said
 
 
 def _describe_meta(meta: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

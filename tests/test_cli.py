@@ -185,6 +185,17 @@ def test_info_of_bare_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["info", str(tmp_path / "bare.pth")]) == 0
     said = facts(capsys)
     assert said["format"] == "bare weights, no metadata of ours" and said["weights"] == "2 tensors, 8 values"
+    assert "no layout that effdense knows" in said["layout"]
+
+
+def test_info_of_foreign_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    torch.save({"model": torchvision.models.efficientnet_b0().state_dict(), "epoch": 1}, tmp_path / "theirs.pth")
+    assert main(["info", str(tmp_path / "theirs.pth")]) == 0
+    said = facts(capsys)
+    assert said["weights"].startswith("360 tensors") and said["layout"] == "torchvision"
+    assert said["belongs to"] == "They look like efficientnet_b0: create_encoder('efficientnet_b0')."
+    assert said["convention"] == "padding symmetric, batch-norm epsilon 1e-05"
 
 
 def test_fit_prints_what_it_measured_and_marks_the_largest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,6 +133,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="compare, write nothing; 1 where the page is not current")
     parser.add_argument("--out", type=Path, default=PAGE)
     arguments = parser.parse_args(argv)
+    if not arguments.out.parent.is_dir():
+        parser.error(f"there is no folder {arguments.out.parent} for --out")
     page = make_page()
     if arguments.check:
         current = arguments.out.is_file() and arguments.out.read_text(encoding="utf-8") == page

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from effdense import create_classifier
 from effdense.data.shape_pictures import SHAPE_NAMES, draw_picture
-from effdense.errors import EffdenseError
+from effdense.errors import ConfigError, EffdenseError
 from effdense.models.encoders.scaling import scaled_encoder_config
 from effdense.models.scaling_search import (
     PUBLISHED,
@@ -43,7 +43,8 @@ BATCH, TEST_PICTURES = 32, 400
 def shape_pictures(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """(count, 3, 96, 96) in [-1, 1] and (count,) labels: generated shapes, one a picture, cut out with some ground."""
     generator = np.random.default_rng(seed)
-    images, labels = [], []
+    images: list[Tensor] = []
+    labels: list[int] = []
     while len(images) < count:
         picture = draw_picture((PICTURE_PX, PICTURE_PX), 1, generator)
         if len(picture.labels) == 1:
@@ -112,7 +113,17 @@ def print_table(title: str, candidates: list[Candidate]) -> None:
     print("\n".join(line(candidate) for candidate in candidates))
 
 
+def check(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for what would only fail after minutes of counting and training."""
+    for option, value, least in (("--proxy-steps", arguments.proxy_steps, 0), ("--top", arguments.top, 1)):
+        if value < least:
+            raise ConfigError(f"{option} must be at least {least}, got {value}.")
+    if arguments.json and not arguments.json.parent.is_dir():
+        raise ConfigError(f"there is no folder {arguments.json.parent} for --json; make it first.")
+
+
 def search(arguments: argparse.Namespace) -> None:
+    check(arguments)
     start = time.monotonic()
     grid = constraint_grid(arguments.step, arguments.tolerance)
     on_grid = PUBLISHED in grid

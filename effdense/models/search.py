@@ -55,7 +55,8 @@ class Budget:
         if all(limit is None for limit in limits):
             raise ConfigError("a budget needs a limit: --max-gmacs 5, --max-params 10M or --max-latency-ms 30.")
         if any(limit is not None and not limit > 0 for limit in limits):
-            raise ConfigError(f"the limits of a budget must be positive numbers, got {self}.")
+            given = ", ".join(f"{name} {value:g}" for name, value in vars(self).items() if value is not None)
+            raise ConfigError(f"the limits of a budget must be positive numbers, got {given}.")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,13 @@ class Timing:
         for name, value in (("batch", self.batch), ("threads", self.threads)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}.")
+        try:
+            torch.empty(1, device=self.where)
+        except (RuntimeError, AssertionError) as error:  # an unknown name, or no such device in this machine or torch
+            raise ConfigError(
+                f"cannot time on device {self.device!r} ({str(error).splitlines()[0][:120].rstrip('.')}); "
+                "give cpu, cuda or cuda:1."
+            ) from error
 
     @property
     def where(self) -> torch.device:

@@ -125,6 +125,12 @@ def test_budgets_that_cannot_be_meant() -> None:
         Timing(batch=0)
 
 
+@pytest.mark.parametrize("device", ["foo", "cuda:99"])
+def test_devices_that_are_not_there(device: str) -> None:
+    with pytest.raises(ConfigError, match=rf"cannot time on device '{device}' .*give cpu, cuda or cuda:1"):
+        Timing(device)
+
+
 def test_the_published_constants_solve_the_constraint() -> None:
     assert constraint_product(*PUBLISHED) == pytest.approx(1.2 * 1.21 * 1.3225) == pytest.approx(1.92027)
     grid = constraint_grid()

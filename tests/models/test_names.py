@@ -78,3 +78,9 @@ def test_attributes_that_are_not_part_of_the_face() -> None:
     assert all(hasattr(effdense, name) for name in effdense.__all__)
     with pytest.raises(AttributeError, match="no attribute 'create_detecter'"):
         effdense.create_detecter  # noqa: B018
+
+
+def test_segmentors_are_listed() -> None:
+    names = effdense.list_models("efficientunet*")
+    assert {"efficientunet_b0", "efficientunet_b7", "efficientunet_v2s", "efficientunet_lite4"} <= set(names)
+    assert set(names) <= set(effdense.list_models())

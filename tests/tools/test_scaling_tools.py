@@ -96,6 +96,22 @@ def test_a_bad_grid_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.startswith("ConfigError: step must lie in")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--proxy-steps", "-1"], "--proxy-steps must be at least 0, got -1"),
+        (["--top", "0"], "--top must be at least 1, got 0"),
+        (["--json", "absent/search.json"], "there is no folder absent"),
+    ],
+)
+def test_bad_options_are_one_line_before_the_search(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("scaling_search").main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert message in err and not out
+
+
 def test_proxy_pictures_and_a_training_of_two_steps() -> None:
     search = script("scaling_search")
     images, labels = search.shape_pictures(20, seed=3)

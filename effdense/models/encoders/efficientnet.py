@@ -96,6 +96,11 @@ class EfficientNetEncoder(nn.Module):
         self.padding = self.padding if padding is None else padding
         self.bn_eps = self.bn_eps if bn_eps is None else bn_eps
 
+    @property
+    def weight_options(self) -> dict[str, Any]:
+        """Options of `create_encoder` that build this network for the weights it holds now; loading can change them."""
+        return {"padding": self.padding, "bn_eps": self.bn_eps}
+
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return one feature map per entry of `strides`, fine to coarse.
 

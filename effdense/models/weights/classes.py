@@ -115,7 +115,7 @@ def _copy_rows(
         return rows
     rows.remade = keys
     listed = ", ".join(rows.names[:8]) + (f", ... {len(rows.names) - 8} more" if len(rows.names) > 8 else "")
-    count = f"{len(shared)} rows copied by name: {listed}" if shared else "no rows copied"
+    count = f"{len(shared)} row{'s' * (len(shared) > 1)} copied by name: {listed}" if shared else "no rows copied"
     short = layer.name.removesuffix(".conv_pw").removesuffix(".0")
     rows.text = f"{short} ({old} -> {new} classes; {count})"
     return rows

@@ -42,12 +42,14 @@ def plan_convention(model: nn.Module, converted: Converted, *, whole: bool, adap
     encoder: Any = getattr(model, "backbone", getattr(model, "encoder", model))
     switch = Switch(encoder, model)
     padding, bn_eps = encoder.padding, encoder.bn1.eps
-    if converted.padding is None and converted.kind != "detector":
+    if converted.padding is None and not (whole and converted.kind == "detector"):
+        # Kept, not reset to what the model was built with: the source may be this very model, trained further.
+        others = "timm's tf_ weights need 'same'" if padding == "symmetric" else "native timm weights need 'symmetric'"
         switch.notes.append(
-            f"the source does not say its padding and BN eps: kept {padding} and {bn_eps:g} (native timm weights need "
-            "padding='symmetric')"
+            f"the source does not say its padding and BN eps: kept {padding} and {bn_eps:g} ({others}; build the model "
+            "with that padding=)"
         )
-    if converted.kind == "detector" and converted.padding is None and getattr(model, "weight_options", None):
+    elif converted.padding is None and getattr(model, "weight_options", None):
         switch.notes.append(
             f"earlier weights switched this detector to {model.weight_options}; the source does not say its own "
             "convention, so that stays (for Google's weights build the detector anew)"

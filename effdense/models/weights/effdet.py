@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from effdense.errors import WeightsError
-from effdense.models.detection.families import EQUAL_AREA_RATIOS
+from effdense.models.detection.families import EQUAL_AREA_RATIOS, detector_config
 from effdense.models.weights.coco_names import COCO_90
+from effdense.models.weights.identify import detector_names_of
 from effdense.models.weights.layout import Converted
 
 # Convolutions that a BatchNorm follows; the predictions' own biases are no part of this.
@@ -58,10 +59,12 @@ def convert(state: Mapping[str, Tensor]) -> Converted:
     biases = [key.removesuffix("weight") + "bias" for key in normed]
     v1 = "backbone.blocks.0.0.conv_dw.weight" in state
     class_names = _class_names(state)
+    twins = notes_of_twins(renamed)
     if any(bias in state for bias in biases):
         return Converted(
-            "effdense/effdet detector", "detector", renamed, class_names=class_names, notes=_notes_of_google(state)
-        )
+            "effdense/effdet detector", "detector", renamed, class_names=class_names,
+            notes=_notes_of_google(state) + twins,
+        )  # fmt: skip
     # A repeat-first V2 network without biases is one of ours: effdet saves its own level-first.
     symmetric = v1 or level_first
     lite = v1 and not any(".se." in key for key in state)
@@ -75,7 +78,7 @@ def convert(state: Mapping[str, Tensor]) -> Converted:
         zeros=frozenset(biases),
         options=_options_of_v2() if level_first and not v1 else {},
         class_names=class_names,
-        notes=(_NATIVE,) if symmetric and not level_first else (),
+        notes=((_NATIVE,) if symmetric and not level_first else ()) + twins,
     )
 
 
@@ -91,6 +94,17 @@ def _notes_of_google(state: Mapping[str, Tensor]) -> tuple[str, ...]:
     if "backbone.blocks.0.0.se.conv_reduce.weight" not in state:  # Lite4
         return ()
     return (_GOOGLE_OR_NATIVE,)
+
+
+def notes_of_twins(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A note where detectors of other anchors have the same shapes, as D6 and D7 do."""
+    names = detector_names_of(state)
+    if len({detector_config(name).anchor_scale for name in names}) < 2:
+        return ()
+    scales = " and ".join(f"{detector_config(name).anchor_scale:g} in {name}" for name in names)
+    return (
+        f"{' and '.join(names)} have the same shapes and other anchors (scale {scales}): load into the one trained",
+    )
 
 
 def _class_names(state: Mapping[str, Tensor]) -> tuple[str, ...] | None:

@@ -71,17 +71,42 @@ def detector_names_of(state: Mapping[str, Tensor]) -> list[str]:
     ]
 
 
-def describe(state: Mapping[str, Tensor]) -> str:
-    """A sentence for error messages: what to build for these weights; "" where nothing published has their shapes."""
+def describe(state: Mapping[str, Tensor], model: str = "", kind: str = "encoder") -> str:
+    """A sentence for error messages: what to build for these weights; "" where nothing published has their shapes.
+
+    Args:
+        model: name of the model that refused them. Weights that look like just this one are damaged.
+        kind: "encoder", "classifier", "detector" or "segmentor": what the caller wants to build.
+    """
     detectors = detector_names_of(state)
     if detectors:
-        return f" They look like {_either(detectors)}: create_detector({detectors[0]!r}, ...)."
+        return _advice("They look", detectors, detectors, model, "detector")
     for prefix in ("backbone.", "encoder.", ""):
         names = encoder_names_of(part_of(state, prefix))
         if names:
-            where = "They look like" if not prefix else f"Their {prefix[:-1]} looks like"
-            return f" {where} {_either(names)}: create_encoder({names[0]!r})."
+            fitting = [name for name, encoder in _built_over(kind) if encoder in names] or names
+            return _advice(f"Their {prefix[:-1]} looks" if prefix else "They look", names, fitting, model, kind)
     return ""
+
+
+def _advice(subject: str, names: list[str], fitting: list[str], model: str, kind: str) -> str:
+    if model in fitting:
+        return f" {subject} like {_either(names)} all the same: the file is damaged, or its options differ."
+    arguments = f"{fitting[0]!r}" if kind in ("encoder", "classifier") else f"{fitting[0]!r}, ..."
+    return f" {subject} like {_either(names)}: create_{kind}({arguments})."
+
+
+def _built_over(kind: str) -> list[tuple[str, str]]:
+    """(name, encoder) of every published model of a kind."""
+    if kind == "detector":
+        from effdense.models.detection.families import CONFIGS as DETECTORS
+
+        return [(config.name, config.encoder) for config in DETECTORS.values()]
+    if kind == "segmentor":
+        from effdense.models.segmentation.families import CONFIGS as SEGMENTORS
+
+        return [(config.name, config.encoder) for config in SEGMENTORS.values()]
+    return [(name, name) for name in encoder_names()]
 
 
 def part_of(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,14 @@ from effdense.models.weights.channels import adapt_channels
 from effdense.models.weights.classes import check_class_names, class_layer_of, match_rows
 from effdense.models.weights.convention import plan_convention
 from effdense.models.weights.fitting import ENCODER_PREFIX, NETWORK_PREFIXES, Fitting, fit, kind_of_model
-from effdense.models.weights.identify import describe
+from effdense.models.weights.identify import describe, encoder_names_of, part_of
 from effdense.models.weights.layout import Converted
 from effdense.models.weights.layouts import convert_source
 from effdense.models.weights.read import Source, read_checkpoint, read_source, read_state_dict
 from effdense.models.weights.report import LoadReport
+from effdense.models.weights.values import prepared, unusable_values
+
+_COUNTER = "num_batches_tracked"  # bookkeeping of BatchNorm that some exporters drop
 
 __all__ = ["LoadReport", "load_weights", "open_source", "read_checkpoint", "read_state_dict"]
 
@@ -70,6 +73,7 @@ def load_opened(
     model: nn.Module, source: Source, *, class_names: Sequence[str] | None = None, adapt: bool = True
 ) -> LoadReport:
     """``load_weights`` for a source that has been read already."""
+    model = _unwrapped(model)
     check_class_names(model, class_names)
     own = model.state_dict()
     if any(value.is_meta for value in own.values()):
@@ -88,21 +92,24 @@ def load_opened(
         unused=fitting.unused,
         notes=[*converted.notes, *fitting.notes],
     )
-    if fitting.whole and converted.kind != "detector":  # shapes would complain about what an option has changed
+    # Options before shapes, which would complain about what an option has changed; but after them where the source is
+    # of another size altogether, since no option mends that.
+    options_first = fitting.whole and converted.kind != "detector" and _same_encoder(model, converted)
+    if options_first:
         _check_options(model, converted)
     _adapt_stem(fitting, own, f"{prefix}conv_stem.weight", report, adapt)
     copies = _match(model, fitting, own, converted, class_names, report)
-    if fitting.whole and converted.kind == "detector":  # here they decide first which detector it is
+    if fitting.whole and not options_first:
         _check_options(model, converted)
     switch = plan_convention(model, converted, whole=fitting.whole, adapt=adapt)
-    ready = {key: _prepared(key, value, own[key]) for key, value in copies.items()}
+    ready = {key: prepared(key, value, own[key]) for key, value in copies.items()}
 
     with torch.no_grad():
         for key, value in ready.items():
             own[key].copy_(value)
     switch.apply()
     report.adapted += switch.adapted
-    report.notes += switch.notes
+    report.notes += [*switch.notes, *unusable_values(ready)]
     return report
 
 
@@ -133,27 +140,27 @@ def _match(
         else:
             report.adapted.append(rows.text)
     filled = {*copies, *(rows.copies if rows else ()), *report.remade}
-    # The counters are bookkeeping that some exporters drop.
-    missing = [key for key in fitting.wanted if key not in filled and not key.endswith("num_batches_tracked")]
+    missing = [key for key in fitting.wanted if key not in filled and not key.endswith(_COUNTER)]
     zeros = [key for key in missing if fitting.whole and key in converted.zeros]
     if zeros:
         report.adapted.append(f"{len(zeros)} biases that the source leaves out set to 0")
     report.missing = [key for key in missing if key not in set(zeros)]
+    report.counters = [key for key in fitting.wanted if key not in filled and key.endswith(_COUNTER)]
     report.loaded = [key for key in own if key in copies or (rows and key in rows.copies and key not in rows.remade)]
-    _refuse_misfit(report, wrong, converted)
+    _refuse_misfit(report, wrong, converted, kind_of_model(own))
     copies.update({key: torch.zeros_like(own[key]) for key in zeros})
     copies.update(rows.copies if rows else {})
     return copies
 
 
-def _refuse_misfit(report: LoadReport, wrong: list[str], converted: Converted) -> None:
+def _refuse_misfit(report: LoadReport, wrong: list[str], converted: Converted, kind: str) -> None:
     name = report.model
     foreign = [key for key in report.unexpected if key.startswith(NETWORK_PREFIXES)]
     if report.notes and any(note.startswith("the source has another decoder") for note in report.notes):
         foreign = [key for key in foreign if key.startswith("encoder.")]
     if not (wrong or report.missing or foreign):
         return
-    hint = describe(converted.state)
+    hint = describe(converted.state, name, kind)
     if wrong:
         raise WeightsError(
             f"these weights are of another architecture or size than {name}: {len(wrong)} tensors differ in shape, "
@@ -200,21 +207,25 @@ def _check_options(model: nn.Module, converted: Converted) -> None:
         raise WeightsError(
             f"these weights ({converted.layout}) were trained with {wanted}, the model has {present}. Nothing was "
             f"loaded; build it with create_{converted.kind}({_name_of(model)!r}, ..., {wanted})."
-            + (describe(converted.state) if converted.kind == "detector" else "")
+            + (describe(converted.state, _name_of(model), "detector") if converted.kind == "detector" else "")
         )
+
+
+def _same_encoder(model: nn.Module, converted: Converted) -> bool:
+    """Whether the source's encoder is the model's, as far as shapes of published ones tell."""
+    names = encoder_names_of(part_of(converted.state, ENCODER_PREFIX[converted.kind]))
+    return not names or getattr(getattr(model, "config", None), "encoder", None) in names
 
 
 def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _prepared(key: str, value: Tensor, target: Tensor) -> Tensor:
-    """`value` as the model holds it: made before the first copy, so that what cannot be cast changes nothing."""
-    try:
-        return value.detach().to(device=target.device, dtype=target.dtype)
-    except (RuntimeError, NotImplementedError, TypeError) as error:
-        reason = str(error).splitlines()[0][:160].rstrip(".")
-        raise WeightsError(f"{key} cannot be copied from the source ({reason}). Nothing was loaded.") from error
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside torch.compile's or a data-parallel wrapper, which put a prefix before every key."""
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(model, "_orig_mod"):
+        model = cast(nn.Module, model._orig_mod if hasattr(model, "_orig_mod") else model.module)
+    return model
 
 
 def _name_of(model: nn.Module) -> str:

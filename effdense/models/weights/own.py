@@ -55,4 +55,7 @@ def _convention(kind: Kind, arguments: Mapping[str, Any]) -> tuple[str | None, f
         else:
             padding = given.get("encoder_padding") or given.get("padding", "same")
         bn_eps = given.get("encoder_bn_eps")
-    return padding, BN_EPS[check_padding(padding)] if bn_eps is None else float(bn_eps), neck
+    eps = BN_EPS[check_padding(padding)] if bn_eps is None else float(bn_eps)
+    if not 0 < eps < 1:
+        raise ValueError(f"an epsilon of {eps} was never trained with")
+    return padding, eps, neck

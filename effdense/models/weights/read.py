@@ -24,7 +24,11 @@ from effdense.models.encoders.padding import Padding
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
 # effdet's benches keep their anchors beside the model; they are computed, not learnt.
 _BENCH_ANCHORS = "anchors.boxes"
-_STATE_DICT_ENTRIES = ("state_dict", "state_dict_ema", "model", "model_state_dict")
+# Where checkpoints keep their tensors, the first that is there; averaged weights after the ones they are an average of.
+_STATE_DICT_ENTRIES = (
+    "state_dict", "state_dict_ema", "model", "model_state_dict", "model_ema", "ema", "ema_state_dict", "net", "network",
+    "params", "weights",
+)  # fmt: skip
 # Entry of a .pth file, or of a safetensors header as JSON, with the name, padding and bn_eps of exported weights.
 EXPORT_ENTRY = "effdense_weights"
 
@@ -54,13 +58,15 @@ def read_checkpoint(path: str | os.PathLike[str], *, map_location: str | torch.d
         tensors and plain containers (it is refused, nothing in it runs).
     """
     file = Path(path).expanduser()
+    if file.is_dir():
+        raise WeightsError(f"{file.absolute()} is a folder, expected a weight file, for example {file / 'best.pth'}.")
     if not file.is_file():
         raise WeightsError(
             f"no weight file at {file.absolute()}; check the path (a run's checkpoints lie in its work_dir)."
         )
     if file.stat().st_size == 0:
         raise WeightsError(f"{file} is empty (0 bytes): the copy or the save was cut off.")
-    if file.suffix == ".safetensors":
+    if _is_safetensors(file):
         from safetensors.torch import load_file
 
         try:
@@ -68,9 +74,17 @@ def read_checkpoint(path: str | os.PathLike[str], *, map_location: str | torch.d
         except Exception as error:  # safetensors raises its own Rust-side exception type
             raise WeightsError(f"{file} is not a readable safetensors file: {error}.") from error
     try:
-        return torch.load(file, map_location=map_location, weights_only=True)
+        with open(file, "rb") as opened:  # given a path, torch would go by its ending
+            return torch.load(opened, map_location=map_location, weights_only=True)
     except Exception as error:  # damaged bytes lead the unpickler to KeyError, IndexError, struct.error and others
         raise WeightsError(_why_unreadable(file, error)) from error
+
+
+def _is_safetensors(file: Path) -> bool:
+    """By its first bytes, since files get renamed: 8 of length, then a JSON header. A zip is torch's. Else by name."""
+    with open(file, "rb") as opened:
+        start = opened.read(9)
+    return start[8:] == b"{" or (not start.startswith(b"PK") and file.suffix.lower() == ".safetensors")
 
 
 def _why_unreadable(file: Path, error: Exception) -> str:
@@ -81,7 +95,8 @@ def _why_unreadable(file: Path, error: Exception) -> str:
             "when loaded; it was refused and nothing in it ran. If you trust its origin, load it where it was made and "
             "save only its state_dict."
         )
-    reason = (str(error).splitlines() or [""])[0][:200].rstrip(".")
+    # torch's advice after the first sentence is long, and cut off it would end in the middle of a word.
+    reason = (str(error).splitlines() or [""])[0].split(". ")[0][:200].rstrip(".")
     if not isinstance(error, (RuntimeError, EOFError, OSError)):  # the unpickler met bytes that torch.save never writes
         reason = "it was not written by torch.save, or it is damaged"
     return f"{file} cannot be read as a torch checkpoint (truncated or another format?): {reason}."
@@ -99,24 +114,42 @@ def read_source(source: str | os.PathLike[str] | Mapping[str, Any]) -> Source:
     """As ``read_state_dict``, with what stands beside the tensors."""
     if not isinstance(source, (str, os.PathLike, Mapping)):
         raise WeightsError(f"expected a path or a state dict (name -> tensor), got {type(source).__name__}.")
+    if isinstance(source, str) and re.match(r"\w+://", source):
+        raise WeightsError(f"{source} is a web address; download the file first and give its path.")
     content = source if isinstance(source, Mapping) else read_checkpoint(source)
     exported: Any = content.get(EXPORT_ENTRY) if isinstance(content, Mapping) else None
-    if not isinstance(source, Mapping) and Path(source).suffix == ".safetensors":
+    if not isinstance(source, Mapping) and _is_safetensors(Path(source).expanduser()):
         exported = _safetensors_header(Path(source).expanduser())
     meta: Any = {}
     if isinstance(content, Mapping) and str(content.get("format", "")).startswith("effdense/"):
         meta = content.get("meta")
-    for entry in _STATE_DICT_ENTRIES:
-        if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
-            content = content[entry]
-            break
+    content, notes = innermost(content)
     if not isinstance(content, Mapping):
         raise WeightsError(f"expected a state dict (name -> tensor), got {type(content).__name__}.")
     state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not state:
-        raise WeightsError(f"the source holds no tensors; its keys are {sorted(map(str, content))[:8]}.")
+        raise WeightsError(
+            f"the source holds no tensors; its keys are {sorted(map(str, content))[:8]}. Of a checkpoint of another "
+            "form, pass the state dict in it: a mapping from names to torch tensors."
+        )
     padding, bn_eps = _stated_convention(exported)
-    return Source(unwrap(state), meta if isinstance(meta, Mapping) else {}, padding, bn_eps)
+    return Source(unwrap(state), meta if isinstance(meta, Mapping) else {}, padding, bn_eps, notes)
+
+
+def innermost(content: Any) -> tuple[Any, tuple[str, ...]]:
+    """What lies in the entries that checkpoints keep tensors in, and a note where there was a choice.
+
+    Tensors beside an entry do not stop the search: training loops store counters and schedules as tensors.
+    """
+    notes: tuple[str, ...] = ()
+    while isinstance(content, Mapping):
+        found = [entry for entry in _STATE_DICT_ENTRIES if isinstance(content.get(entry), Mapping)]
+        if not found:
+            break
+        if len(found) > 1:
+            notes += (f"took {found[0]!r} of the checkpoint; it also holds {', '.join(map(repr, found[1:]))}",)
+        content = content[found[0]]
+    return content, notes
 
 
 def _safetensors_header(file: Path) -> Any:

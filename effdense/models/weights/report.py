@@ -15,7 +15,8 @@ class LoadReport:
         part: "" for the whole model, else the part that was filled ("backbone", "encoder").
         total: tensors in the model's state dict.
         loaded: parameters and buffers copied.
-        missing: keys of the model that the source lacks and that do not matter (counters of batches).
+        missing: keys of the model that the source lacks. Refused, so empty after a load.
+        counters: BatchNorm's counters of batches that the source lacks; they stay as they were and do not matter.
         unexpected: keys of the source that nothing in the model answers to.
         remade: prediction layers of another number of classes; rows that are not in ``copied_rows`` keep their
             initialisation.
@@ -31,6 +32,7 @@ class LoadReport:
     total: int = 0
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    counters: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     remade: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
@@ -44,6 +46,7 @@ class LoadReport:
         parts = [f"loaded {len(self.loaded)}/{self.total} tensors ({self.layout} {self.model}{into})"]
         parts += [f"adapted: {', '.join(self.adapted)}"] if self.adapted else []
         parts += [f"re-made {self.remade_text}"] if self.remade_text else []
+        parts += [f"{len(self.counters)} batch counters are not in the source"] if self.counters else []
         for name in ("unexpected", "unused"):
             keys = getattr(self, name)
             if keys:

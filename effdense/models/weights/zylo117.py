@@ -22,6 +22,7 @@ from torch import Tensor
 
 from effdense.models.weights import lukemelas
 from effdense.models.weights.coco_names import COCO_90
+from effdense.models.weights.effdet import notes_of_twins
 from effdense.models.weights.layout import Converted
 
 _NODE = re.compile(r"bifpn\.(\d+)\.conv(\d)_(up|down)\.(\w+?)(?:_conv\.conv)?\.(\w+)")
@@ -66,7 +67,7 @@ def convert(state: Mapping[str, Tensor]) -> Converted:
         bn_eps=1e-3,
         neck_padding="same_zero",
         class_names=_class_names(state),
-        notes=_notes(dropped, top),
+        notes=_notes(dropped) + notes_of_twins(renamed),
     )
 
 
@@ -119,12 +120,5 @@ def _class_names(state: Mapping[str, Tensor]) -> tuple[str, ...] | None:
     return COCO_90
 
 
-def _notes(dropped: int, top: int) -> tuple[str, ...]:
-    if not dropped:
-        return ()
-    notes = [f"Left out {dropped} fusion weights, which D6 and up carry but sum without."]
-    if top == 7:
-        notes.append(
-            "D6 and D7 have the same shapes and other anchors (scale 4 and 5): load into the one that was trained."
-        )
-    return tuple(notes)
+def _notes(dropped: int) -> tuple[str, ...]:
+    return (f"Left out {dropped} fusion weights, which D6 and up carry but sum without.",) if dropped else ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from effdense.models.classification import create_classifier
 from effdense.models.detection import create_detector
 from effdense.models.encoders import create_encoder
 from effdense.models.weights import load_weights, save_timm, to_timm
-from effdense.models.weights.export import timm_name
+from effdense.models.weights.export import convert_file, timm_arguments
 
 TOOL = Path(__file__).parents[3] / "tools" / "convert_weights.py"
 
@@ -25,10 +26,42 @@ def test_the_encoder_of_any_model_is_exported() -> None:
     detector = create_detector("efficientdet_lite0", 2, padding="symmetric")
     assert to_timm(encoder).keys() == encoder.state_dict().keys() == to_timm(detector).keys()
     assert "classifier.weight" in to_timm(create_classifier("efficientnet_lite0", 2))
-    assert timm_name(encoder) == "tf_efficientnet_lite0" and timm_name(detector) == "efficientnet_lite0"
+    assert timm_arguments(encoder)[0] == "tf_efficientnet_lite0"
+    assert timm_arguments(detector)[0] == "efficientnet_lite0"
     exported = to_timm(encoder)["conv_stem.weight"]
     exported.zero_()
     assert encoder.conv_stem.weight.any()  # a copy
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("efficientnet_b0", {"padding": "symmetric", "bn_eps": 1e-3}, ("efficientnet_b0", {"bn_eps": 1e-3})),
+        ("efficientnetv2_b0", {}, ("tf_efficientnetv2_b0", {})),
+        (
+            "efficientnetv2_b0", {"padding": "symmetric"},
+            ("tf_efficientnetv2_b0", {"pad_type": "", "bn_eps": 1e-5}),
+        ),
+        ("efficientnetv2_rw_t", {"padding": "symmetric"}, ("efficientnetv2_rw_t", {})),
+        ("efficientnetv2_rw_t", {}, ("efficientnetv2_rw_t", {"pad_type": "same", "bn_eps": 1e-3})),
+    ],
+)  # fmt: skip
+def test_the_arguments_build_the_same_network_in_timm(name: str, options: Any, expected: tuple[str, Any]) -> None:
+    encoder = create_encoder(name, **options).eval()
+    assert timm_arguments(encoder) == expected
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model(expected[0], features_only=True, **expected[1]).eval()
+    theirs.load_state_dict(to_timm(encoder), strict=True)
+    images = torch.randn(1, 3, 65, 48, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for got, want in zip(encoder(images), theirs(images), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "padding"), [("efficientnet_phi-3", "same"), ("efficientnet_b0", "same_static")])
+def test_what_timm_does_not_have(name: str, padding: str) -> None:
+    with pytest.raises(WeightsError, match=r"timm has no (model of the scale|padding)"):
+        timm_arguments(create_encoder(name, out_strides=(2,), padding=padding))
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -68,6 +101,7 @@ def test_the_tool_converts_and_reports(tmp_path: Path) -> None:
     command = [sys.executable, str(TOOL), str(tmp_path / "theirs.pth"), str(tmp_path / "ours.safetensors")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "torchvision efficientnet_b0" in done.stdout and "padding same -> symmetric" in done.stdout
+    assert "timm.create_model('efficientnet_b0')" in done.stdout
     model = create_classifier("efficientnet_b0", 7)
     assert load_weights(model, tmp_path / "ours.safetensors").loaded == list(model.state_dict())
     assert (model.padding, model.bn_eps) == ("symmetric", 1e-5)
@@ -75,3 +109,28 @@ def test_the_tool_converts_and_reports(tmp_path: Path) -> None:
     failed = subprocess.run([*command, "--model", "efficientnet_b1"], capture_output=True, text=True)
     assert failed.returncode == 1 and "They look like efficientnet_b0" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_a_convention_that_nobody_said_is_not_stated(tmp_path: Path) -> None:
+    state = create_encoder("efficientnet_b0", padding="symmetric").state_dict()
+    torch.save(state, tmp_path / "timm.pth")
+    _, phrase = convert_file(tmp_path / "timm.pth", tmp_path / "unknown.safetensors")
+    assert "padding unknown" in phrase
+    model = create_encoder("efficientnet_b0", padding="symmetric")
+    report = load_weights(model, tmp_path / "unknown.safetensors")
+    assert model.padding == "symmetric" and "does not say its padding" in str(report)
+
+    _, phrase = convert_file(tmp_path / "timm.pth", tmp_path / "known.safetensors", padding="symmetric")
+    assert phrase.endswith("padding symmetric, BN eps 1e-05; timm.create_model('efficientnet_b0')")
+    model = create_encoder("efficientnet_b0")
+    assert "does not say" not in str(load_weights(model, tmp_path / "known.safetensors"))
+    assert model.padding == "symmetric"
+
+
+def test_a_source_is_not_overwritten_by_its_own_conversion(tmp_path: Path) -> None:
+    path = tmp_path / "b0.pth"
+    torch.save(create_encoder("efficientnet_b0").state_dict(), path)
+    before = path.read_bytes()
+    with pytest.raises(WeightsError, match="is the source itself"):
+        convert_file(path, tmp_path / "." / "b0.pth")
+    assert path.read_bytes() == before

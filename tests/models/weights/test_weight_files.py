@@ -18,6 +18,7 @@ from effdense.errors import WeightsError
 from effdense.models.encoders import create_encoder
 from effdense.models.weights import load_weights
 from effdense.models.weights.load import read_checkpoint, read_state_dict
+from effdense.models.weights.read import read_source
 
 
 @pytest.fixture
@@ -36,8 +37,8 @@ def test_missing_and_empty_files(tmp_path: Path, suffix: str) -> None:
     path.touch()
     with pytest.raises(WeightsError, match=r"is empty \(0 bytes\)"):
         read_checkpoint(path)
-    with pytest.raises(WeightsError, match="no weight file"):
-        read_checkpoint(tmp_path)  # a folder
+    with pytest.raises(WeightsError, match="is a folder, expected a weight file"):
+        read_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -59,8 +60,9 @@ def test_truncated_files(tmp_path: Path, share: float, zipped: bool) -> None:
     torch.save({"weight": torch.arange(200.0)}, path, _use_new_zipfile_serialization=zipped)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(WeightsError, match=r"cut\.pth cannot be read as a torch checkpoint"):
+    with pytest.raises(WeightsError, match=r"cut\.pth cannot be read as a torch checkpoint") as caught:
         read_checkpoint(path)
+    assert "likelihood" not in str(caught.value)  # torch's advice, which would be cut off in a word
 
 
 def test_a_truncated_safetensors_file(tmp_path: Path) -> None:
@@ -113,6 +115,46 @@ def test_ordered_dicts_are_plain(tmp_path: Path, small: Path) -> None:
     torch.save(OrderedDict(weight=torch.ones(2)), tmp_path / "ordered.pth")
     assert read_state_dict(tmp_path / "ordered.pth")["weight"].tolist() == [1, 1]
     assert read_state_dict(small)["weight"].shape == (200,)
+
+
+@pytest.mark.parametrize(
+    "entries", [("state_dict",), ("model",), ("ema",), ("model_ema",), ("net",), ("params",), ("model", "state_dict")]
+)
+def test_tensors_are_found_where_checkpoints_keep_them(tmp_path: Path, entries: tuple[str, ...]) -> None:
+    content: dict[str, Any] = {"module.weight": torch.ones(2)}
+    for entry in reversed(entries):
+        content = {entry: content, "epoch": 3, "optimizer": {"state": {0: torch.zeros(1)}}}
+    torch.save(content, tmp_path / "nested.pth")
+    source = read_source(tmp_path / "nested.pth")
+    assert list(source.state) == ["weight"] and source.notes == ()
+
+
+def test_files_are_told_by_content_not_by_name(tmp_path: Path, small: Path) -> None:
+    save_file({"weight": torch.ones(3)}, tmp_path / "w.safetensors", metadata={"effdense_weights": '{"bn_eps": 0.5}'})
+    for name in ("renamed.pth", "UPPER.SAFETENSORS"):
+        (tmp_path / name).write_bytes((tmp_path / "w.safetensors").read_bytes())
+        source = read_source(tmp_path / name)
+        assert source.state["weight"].tolist() == [1, 1, 1] and source.bn_eps == 0.5
+    (tmp_path / "torch.safetensors").write_bytes(small.read_bytes())
+    assert read_state_dict(tmp_path / "torch.safetensors")["weight"].shape == (200,)
+
+
+def test_web_addresses_are_not_taken_for_paths() -> None:
+    with pytest.raises(WeightsError, match=r"https://host/b0\.pth is a web address; download the file first"):
+        read_source("https://host/b0.pth")
+
+
+def test_a_choice_between_two_is_told() -> None:
+    content = {"model_ema": {"weight": torch.ones(1)}, "model": {"weight": torch.zeros(1)}}
+    source = read_source(content)
+    assert source.state["weight"] == 0
+    assert source.notes == ("took 'model' of the checkpoint; it also holds 'model_ema'",)
+
+
+@pytest.mark.parametrize("content", [{"epoch": 1}, {"encoder": {"weight": torch.ones(1)}}, {}])
+def test_no_tensors_where_they_are_looked_for(content: dict[str, Any]) -> None:
+    with pytest.raises(WeightsError, match=r"holds no tensors.* pass the state dict in it"):
+        read_source(content)
 
 
 @pytest.mark.filterwarnings("ignore")
