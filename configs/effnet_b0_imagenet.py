@@ -19,4 +19,4 @@ model = dict(
     bn_momentum=0.01,
     label_smoothing=0.1,
 )
-default_hooks = dict(ema=dict(decay=0.9999), checkpoint=dict(save_best="cls/top1"))
+default_hooks = dict(ema=dict(decay=0.9999))

@@ -20,7 +20,6 @@ model = dict(
 )
 default_hooks = dict(
     ema=dict(decay=0.9999),
-    checkpoint=dict(save_best="cls/top1"),
     progressive=dict(
         type="ProgressiveLearningHook",
         stages=4,

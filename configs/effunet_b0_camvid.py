@@ -40,5 +40,4 @@ default_hooks = dict(
     logger=dict(interval=10),
     ema=dict(decay=0.99),
     precise_bn=dict(type="PreciseBNHook", num_batches=20),
-    checkpoint=dict(save_best="seg/mIoU"),
 )

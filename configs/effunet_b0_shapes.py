@@ -1,7 +1,9 @@
 """EfficientUNet-B0 on the label maps of the built-in generated shapes: no download, minutes on a CPU.
 
 Run:      python tools/train.py configs/effunet_b0_shapes.py
-Hardware: 2 CPU cores
+Hardware: 2 CPU cores, 10 to 15 minutes
+Score:    val mIoU .27 after four of the five epochs (one run, seed 0): the shapes are found, their kinds not yet told
+          apart; B0 from random weights needs a longer schedule or model.encoder_weights
 """
 
 _base_ = ["_base_/default_runtime.py", "_base_/schedules/adamw_short.py"]
@@ -36,5 +38,4 @@ default_hooks = dict(
     logger=dict(interval=10),
     ema=dict(decay=0.98),
     precise_bn=dict(type="PreciseBNHook", num_batches=20),
-    checkpoint=dict(save_best="seg/mIoU"),
 )

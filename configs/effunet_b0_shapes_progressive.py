@@ -2,6 +2,7 @@
 
 Run:      python tools/train.py configs/effunet_b0_shapes_progressive.py
 Hardware: 2 CPU cores
+Score:    not measured
 """
 
 _base_ = ["effunet_b0_shapes.py"]

@@ -13,7 +13,7 @@ default_hooks = dict(
     param_scheduler=dict(type="ParamSchedulerHook"),
     sync_buffers=dict(type="SyncBuffersHook"),
     ema=dict(type="EMAHook", decay=0.9998),
-    checkpoint=dict(type="CheckpointHook", interval=1, max_keep=2, save_best="coco/AP"),
+    checkpoint=dict(type="CheckpointHook", interval=1, max_keep=2),
     pictures=dict(type="PicturesHook", num_images=12),
 )
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)

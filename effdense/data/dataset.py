@@ -42,8 +42,12 @@ def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
 
 
 def init_worker(worker_id: int) -> None:
-    """``worker_init_fn`` for loaders: one OpenCV thread per worker, since the workers themselves fill the cores."""
-    cv2.setNumThreads(1)
+    """``worker_init_fn`` for loaders: one OpenCV thread per worker, since the workers themselves fill the cores.
+
+    0 and not 1: both mean one thread, but 1 sets up the pool, and waits for ever in a forked worker for the threads of
+    a pool that its parent has used.
+    """
+    cv2.setNumThreads(0)
 
 
 class DetectionDataset(Dataset[Sample]):

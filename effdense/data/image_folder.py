@@ -7,7 +7,7 @@ well: the order of torchvision's ``ImageFolder``, so labels of checkpoints agree
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,6 +95,8 @@ def read_image_folder(
     folder = require_dir(resolve(root), "the image folder", advice=FOLDER_LAYOUT)
     report = DataReport(str(folder))
     found = _named_folders(folder, names_file, report)
+    if classes is None and class_map is None:
+        _report_splits(found, report)
     used = _choose_classes(found, classes, class_map, folder, report)
     if classes is not None:
         found = {name: place for name, place in found.items() if name in set(classes)}
@@ -108,11 +110,18 @@ def read_image_folder(
             empty.append(name)
         paths += pictures
         labels += [label] * len(pictures)
+    if not paths and class_map is not None and not set(found) & set(used.names):
+        raise DataError(
+            f"{folder}: none of its class folders ({_some(found)}) is a class of the training split "
+            f"({_some(used.names)}). Give both splits the folder right above their class folders."
+        )
     if not paths:
         raise DataError(
-            f"{folder}: no picture in any of the {len(used)} class folders ({', '.join(used.names[:5])}, ...). "
+            f"{folder}: no picture in any of the {len(used)} class folders ({_some(used.names)}). "
             f"Expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}. {FOLDER_LAYOUT}"
         )
+    if len(used) == 1:
+        report.add("warning", "single-class", "class alone: there is nothing to tell apart.", list(used.names))
     report.add("warning", "class-without-images", "classes have no picture here; they keep their label.", empty)
     report.add("warning", "not-a-picture", "files do not end like pictures; they are left out.", others)
     records = ClassificationRecords(used, folder, PackedStrings(paths), np.array(labels, np.int64))
@@ -122,16 +131,29 @@ def read_image_folder(
 def _named_folders(folder: Path, names_file: str | Path | None, report: DataReport) -> dict[str, str]:
     """Class name -> folder, in the order of the folders."""
     folders = _class_folders(folder, report)
-    if len(folders) <= len(SPLIT_NAMES) and SPLIT_NAMES.issuperset(folders):
-        report.add(
-            "warning", "split-as-class", "class folders are named like splits; was a folder above them given?", folders
-        )
     name_of = {} if names_file is None else _read_names(resolve(names_file))
     found = {name_of.get(place, place): place for place in folders}
     if len(found) != len(folders):
         hidden = sorted(set(folders) - set(found.values()))
         raise DataError(f"{names_file} gives folder(s) {hidden} of {folder} the name of another class. Change one.")
     return found
+
+
+def _report_splits(folders: Iterable[str], report: DataReport) -> None:
+    """The folder above the splits given in place of one; a single class may be called "train"."""
+    names = list(folders)
+    if SPLIT_NAMES.issuperset(names):
+        message = (
+            "class folders are named like splits: give the folder of one of them (root or split in the config). "
+            "If they are classes, list them in classes=[...]."
+        )
+        report.add("error" if len(names) > 1 else "warning", "split-as-class", message, names)
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first five."""
+    shown = list(names)
+    return ", ".join([*shown[:5], *(["..."] if len(shown) > 5 else [])])
 
 
 def _class_folders(folder: Path, report: DataReport) -> list[str]:
@@ -169,7 +191,8 @@ def _choose_classes(
     report.add(
         "error",
         "unknown-class",
-        "class folders are not among the classes of the training split; take them out or train with them.",
+        "class folders are not among the classes of the training split; take them out, train with them, or choose with "
+        "classes=[...].",
         strange,
     )
     return class_map

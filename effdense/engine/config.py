@@ -35,6 +35,7 @@ _DATALOADER_KEYS = frozenset(
     }
 )
 # Keys of sections that no `type=` describes.
+_SPLITS = ("train", "val", "test")
 _SECTIONS: dict[str, frozenset[str]] = {
     "train_dataloader": _DATALOADER_KEYS,
     "val_dataloader": _DATALOADER_KEYS - {"shuffle", "drop_last"},  # every sample once, in order
@@ -192,7 +193,7 @@ def check_config(cfg: Config | Mapping[str, Any], source: str = "config") -> Non
     for name, hook in hooks.items():
         if isinstance(hook, Mapping):
             _check_typed(hook, reg.HOOKS, None, f"default_hooks.{name}", "default_hooks", source)
-    for split in ("train", "val", "test"):
+    for split in _SPLITS:
         dataset = _lookup(cfg, f"{split}_dataloader.dataset")
         if isinstance(dataset, Mapping):
             for where, node in _dicts(dataset.get("transforms"), f"{split}_dataloader.dataset.transforms"):
@@ -206,6 +207,10 @@ def _check_values(cfg: Mapping[str, Any], source: str) -> None:
         raise ConfigError(f"{source}: train_cfg.by_epoch must be True; schedules and intervals count epochs here.")
     if loop is not None and "max_epochs" not in loop:
         raise ConfigError(f"{source}: train_cfg needs max_epochs.")
+    for path in ("train_cfg.max_epochs", "train_cfg.val_interval", *(f"{s}_dataloader.batch_size" for s in _SPLITS)):
+        value = _lookup(cfg, path)
+        if value is not None and (type(value) is not int or value < 1):
+            raise ConfigError(f"{source}: {path} must be a whole number of at least 1, got {value!r}.")
     scaling = cfg.get("auto_scale_lr") or {}
     if scaling.get("enable") and "base_batch_size" not in scaling:
         raise ConfigError(f"{source}: auto_scale_lr needs base_batch_size, the batch that the config's LR is for.")

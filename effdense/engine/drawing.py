@@ -10,6 +10,7 @@ import numpy as np
 from effdense.data import read_image
 from effdense.visualize import draw_boxes
 from effdense.visualize.masks import draw_mask
+from effdense.visualize.ranking import draw_ranking
 
 
 def draw_batch(
@@ -27,10 +28,11 @@ def draw_batch(
             yield draw_mask(canvas, batch["masks"][i].numpy(), class_names=names), ""
 
 
-def draw_pair(
+def draw_output(
     task: str, dataset: Any, output: Mapping[str, Any], names: Sequence[str], score_threshold: float
-) -> tuple[np.ndarray, np.ndarray, str, str]:
-    """(truth, prediction, caption of each) of one validation output, on the original picture.
+) -> list[tuple[np.ndarray, str]]:
+    """(picture, caption) of one validation output, on the original picture: truth beside prediction, or, of a
+    classifier, the picture once with its best classes below and the truth above.
 
     Raises: DataError for a picture that cannot be read.
     """
@@ -43,12 +45,14 @@ def draw_pair(
         predicted = draw_boxes(
             image, output["boxes"][keep], output["labels"][keep], output["scores"][keep], class_names=names
         )
-        return truth, predicted, "truth", f"prediction (score >= {score_threshold})"
+        return [(truth, "truth"), (predicted, f"prediction (score >= {score_threshold})")]
     image = dataset.load(index)["image"]
     if task == "classification":
-        best = int(output["probabilities"].argmax())
-        said = f"prediction: {names[best]} {float(output['probabilities'][best]):.2f}"
-        return image, image, f"truth: {names[output['label']]}", said
+        best = output["probabilities"].topk(min(3, len(names)))
+        labels = best.indices.tolist()
+        ranking = draw_ranking(image, [names[label] for label in labels], best.values.tolist(), labels)
+        right = "right" if labels[0] == output["label"] else "WRONG"
+        return [(ranking, f"truth: {names[output['label']]} - {right}")]
     truth = draw_mask(image, dataset.load_mask(index), class_names=names)
     predicted = draw_mask(image, output["mask"].numpy(), class_names=names)
-    return truth, predicted, "truth", "prediction"
+    return [(truth, "truth"), (predicted, "prediction")]

@@ -36,7 +36,7 @@ class EffOptimWrapper(OptimWrapper):
     Args:
         optimizer: the wrapped optimizer.
         dtype: None (float32), ``bfloat16``, ``float16`` or ``auto``; only float16 scales the loss.
-        accumulative_counts: iterations per optimizer step.
+        accumulative_counts: iterations per optimizer step; the last step of an epoch takes what is left of it.
         clip_grad: arguments of ``clip_grad_norm_`` (or ``clip_grad_value_`` with ``type='value'``).
 
     The gradient norm stays on the device (``last_grad_norm``); a hook reads it with the losses once per logging
@@ -61,6 +61,38 @@ class EffOptimWrapper(OptimWrapper):
         self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype is torch.float16)
         self.last_grad_norm: Tensor | None = None
         self.updates = 0
+        # Iterations of an epoch, set by the runner. No window of accumulation reaches over its end: pictures change
+        # size there, weights are validated, and a checkpoint holds no gradients.
+        self.epoch_length: int | None = None
+
+    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
+        """Where a run starts and ends, in iterations; mmengine calls it once weights are loaded."""
+        self._inner_count, self._max_counts = init_counts, max_counts
+
+    def _iterations(self) -> int | None:
+        """Length of what is cut into windows: an epoch, else the whole run, None where neither is known."""
+        return self.epoch_length or (self._max_counts if self._max_counts > 0 else None)
+
+    def _ends_window(self, done: int) -> bool:
+        length = self._iterations()
+        position = done if length is None else done % length
+        return position % self._accumulative_counts == 0
+
+    def should_update(self) -> bool:
+        """Whether the iteration just counted is the last of its window."""
+        return self._ends_window(self._inner_count)
+
+    def should_sync(self) -> bool:
+        """Whether the iteration to come is the last of its window."""
+        return self._ends_window(self._inner_count + 1)
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """The loss divided by the iterations of its window."""
+        length, window = self._iterations(), self._accumulative_counts
+        if length is None:
+            return loss / window
+        left = length - (self._inner_count % length) // window * window
+        return loss / min(window, left)
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -112,8 +144,8 @@ class QuietOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
         own = dict(paramwise_cfg or {})
-        self.layer_decay = float(own.pop("layer_decay", 1.0))
-        self.encoder_lr_mult = float(own.pop("encoder_lr_mult", 1.0))
+        self.layer_decay = _number("layer_decay", own)
+        self.encoder_lr_mult = _number("encoder_lr_mult", own)
         if not 0.0 < self.layer_decay <= 1.0:
             raise ConfigError(f"paramwise_cfg.layer_decay must lie in (0, 1], got {self.layer_decay}.")
         if self.encoder_lr_mult <= 0.0:
@@ -162,6 +194,14 @@ class QuietOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             (parameter,) = group["params"]
             rate: Any = group.get("lr", self.base_lr)
             group["lr"] = rate * factors[id(parameter)]
+
+
+def _number(name: str, options: dict[str, Any]) -> float:
+    """Take a factor out of paramwise_cfg, 1 where it is not given."""
+    value = options.pop(name, 1.0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigError(f"paramwise_cfg.{name} must be a number, got {value!r}.")
+    return float(value)
 
 
 @PARAM_SCHEDULERS.register_module()

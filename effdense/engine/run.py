@@ -14,18 +14,21 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 
-from effdense.data import DetectionRecords
+from effdense.data import ClassMap, DetectionRecords
 from effdense.data.image_folder import ClassificationRecords
 from effdense.data.mask_folder import SegmentationRecords
 from effdense.engine import checkpoint as files
 from effdense.engine import datasets
 from effdense.engine.config import load_config
 from effdense.engine.distributed import infer_launcher, init_distributed, rank_and_world
+from effdense.engine.early import RunPlan, build_hooks, check_run
 from effdense.engine.memory import keep_freed_memory
 from effdense.engine.models import NetworkModel
+from effdense.engine.models.shell import size_hw
 from effdense.engine.registry import METRICS, MODELS, SCOPE, resolve
 from effdense.engine.runner import EffRunner
 from effdense.errors import ConfigError
+from effdense.models.weights.load import read_checkpoint
 
 _RUN_NUMBERS = itertools.count(1)
 _METRICS = {"detection": "CocoMetric", "classification": "TopKMetric", "segmentation": "SegmentationMetric"}
@@ -77,6 +80,7 @@ def train(
         files.require(resume, "--resume")
     elif cfg.get("load_from") is not None:
         files.require(cfg.load_from, "load_from")
+    going_on = resume or cfg.get("resume", False)
     train_split = datasets.build_split(cfg, "train", seed=seed)
     val_split = datasets.build_split(cfg, "val", seed=seed, class_map=train_split.records.class_map)
     cfg.model["num_classes"] = datasets.check_class_count(
@@ -90,7 +94,7 @@ def train(
         is_training_run=True,
         train_dataloader=datasets.build_loader(train_split, seed=seed, training=True),
         val_dataloader=datasets.build_loader(val_split, seed=seed, training=False),
-        val_evaluator=Evaluator(_evaluator(cfg, "val", val_split)),
+        val_evaluator=_evaluator(cfg, "val", val_split),
         train_cfg={"by_epoch": True, **cfg.train_cfg},
         val_cfg={},
         optim_wrapper={
@@ -101,7 +105,7 @@ def train(
         param_scheduler=cfg.get("param_scheduler"),
         auto_scale_lr=cfg.get("auto_scale_lr"),
         load_from=cfg.get("load_from"),
-        resume=resume or cfg.get("resume", False),
+        resume=going_on,
     )
     _header(runner, [train_split, val_split])
     start = time.monotonic()
@@ -139,7 +143,7 @@ def test(
     if split == "train":  # evaluated like validation: its images, the validation transforms
         cfg.train_dataloader["dataset"]["transforms"] = cfg.val_dataloader["dataset"]["transforms"]
         cfg.train_dataloader = {**cfg.val_dataloader, "dataset": cfg.train_dataloader["dataset"]}
-    chosen = datasets.build_split(cfg, name, seed=seed)
+    chosen = datasets.build_split(cfg, name, seed=seed, class_map=_classes_trained(checkpoint, _task(cfg)))
     chosen.dataset.training = False
     cfg.model["num_classes"] = datasets.check_class_count(
         cfg.model.get("num_classes"), chosen.records.class_map, chosen.source
@@ -161,7 +165,7 @@ def test(
         chosen.records.class_map,
         is_training_run=False,
         val_dataloader=datasets.build_loader(chosen, seed=seed, training=False),
-        val_evaluator=Evaluator(evaluator),
+        val_evaluator=evaluator,
         val_cfg={},
         load_from=checkpoint,
     )
@@ -181,7 +185,20 @@ def _prepare(config: str | os.PathLike[str], options: Mapping[str, Any] | None, 
     cfg.setdefault("default_scope", SCOPE)
     if "image_size" not in cfg:
         raise ConfigError(f"{config}: the config needs image_size (an int, or (height, width)).")
+    size_hw(cfg.image_size)
     return cfg, launcher
+
+
+def _classes_trained(checkpoint: str, task: str) -> ClassMap | None:
+    """Classes of a classifier of ours: a split need not hold pictures of each of them to be scored.
+
+    Annotation and class files of the other tasks list their classes whatever a split holds.
+    """
+    content = read_checkpoint(checkpoint)
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    if task != "classification" or not isinstance(meta, Mapping) or meta.get("task") != task or "classes" not in meta:
+        return None
+    return ClassMap(tuple(meta["classes"]), tuple(range(len(meta["classes"]))))
 
 
 def _work_dir(cfg: Config, config: str | os.PathLike[str], work_dir: str | None) -> str:
@@ -218,6 +235,14 @@ def _runner(cfg: Config, launcher: str, seed: int, class_map: Any, *, is_trainin
         model_cfg["image_size"] = cfg.image_size
     model: NetworkModel = resolve(MODELS, model_cfg.pop("type"), "model")(**model_cfg)
     model.load_starting_weights(class_map.names)
+    if is_training_run and not parts["resume"] and parts["load_from"] is not None:
+        model.start_from(parts.pop("load_from"), class_map.names)  # here, so that a wrong file leaves no folder behind
+    hooks, more_hooks = build_hooks(cfg.get("default_hooks"), cfg.get("custom_hooks"))
+    if is_training_run:
+        dataset, epochs = parts["train_dataloader"].dataset, cfg.train_cfg.max_epochs
+        plan = RunPlan(model, dataset, epochs, parts["val_evaluator"].names())
+        check_run(plan, [*hooks.values(), *more_hooks], parts["optim_wrapper"])
+    parts["val_evaluator"] = Evaluator(parts["val_evaluator"])
     metadata: dict[str, Any] = {
         "task": model.task,
         "model": model.build_arguments,
@@ -237,8 +262,8 @@ def _runner(cfg: Config, launcher: str, seed: int, class_map: Any, *, is_trainin
     runner = EffRunner(
         model=model,
         work_dir=cfg.work_dir,
-        default_hooks=cfg.get("default_hooks"),
-        custom_hooks=cfg.get("custom_hooks"),
+        default_hooks=hooks,
+        custom_hooks=more_hooks,
         launcher=launcher,
         env_cfg=cfg.get("env_cfg") or {},
         log_processor=cfg.get("log_processor"),

@@ -168,6 +168,8 @@ class EffRunner(Runner):
         if self._has_loaded:
             return
         self._has_loaded = True
+        if self.is_training_run:  # mmengine counts iterations from here on
+            self.optim_wrapper.epoch_length = len(self.train_dataloader)
         if self._resume:
             path = files.find_last(Path(self.work_dir)) if self._resume is True else Path(str(self._resume))
             if path is None:
@@ -194,7 +196,7 @@ class EffRunner(Runner):
                     f"{self.metadata['classes']}; evaluate on the classes of the training set."
                 )
         report = load_weights(network, content, class_names=self.metadata["classes"])
-        self.shell.note_convention()
+        self._note_convention()
         if not self.is_training_run:
             expected = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
             untouched = sorted(set(expected) - set(report.loaded))
@@ -206,6 +208,11 @@ class EffRunner(Runner):
                 )
         self.logger.info(f"{filename}: {report}")
         return report
+
+    def _note_convention(self) -> None:
+        """What loaded weights have changed, into the shell and into what checkpoints say."""
+        self.shell.note_convention()
+        self.metadata |= {"mean": list(self.shell.mean), "std": list(self.shell.std)}
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Restore weights, moving average, optimizer, schedules, position, best score and random streams.
@@ -236,7 +243,7 @@ class EffRunner(Runner):
         shell = self.shell
         # The meta beside the tensors says their convention; the training weights have it too.
         load_weights(shell.network, {**content, "state_dict": content.get("train_state_dict", content["state_dict"])})
-        shell.note_convention()
+        self._note_convention()
         if "train_state_dict" in content:
             load_weights(shell.start_ema(), content)
         self.optim_wrapper.load_state_dict(content["optimizer"])

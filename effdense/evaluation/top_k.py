@@ -132,7 +132,7 @@ class TopKScores:
             f"{name:<{width}}  {self.per_class_images.get(name, 0):>7}  {_shown(self.per_class[name])}"
             for name in names
         ]
-        return [*lines, f"... and {left_out} classes that do better"] if left_out else lines
+        return [*lines, f"... and {left_out} classes more, none of them worse"] if left_out else lines
 
     def _summary_lines(self) -> list[str]:
         ignored = f", {self.num_ignored} without label" if self.num_ignored else ""

@@ -13,7 +13,6 @@ from effdense.engine.registry import MODELS, resolve
 from effdense.engine.run import _METRICS
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
-BEST = {"detection": "coco/AP", "segmentation": "seg/mIoU", "classification": "cls/top1"}
 
 
 def test_configs_are_found() -> None:
@@ -28,7 +27,7 @@ def test_a_shipped_config_loads_and_its_model_can_be_built(path: Path) -> None:
     with torch.device("meta"):  # D7X has 77 M parameters: shapes are enough
         model = resolve(MODELS, options.pop("type"), "model")(num_classes=3, **options)
     assert model.image_size == (tuple(size) if not isinstance(size, int) else (size, size))
-    assert sum(p.numel() for p in model.parameters()) > 1e6
+    assert sum(p.numel() for p in model.parameters()) > 5e5
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -51,7 +50,7 @@ def test_a_run_validates_and_keeps_its_best(path: Path) -> None:
     cfg = load_config(path)
     assert cfg.train_cfg.max_epochs >= cfg.train_cfg.val_interval
     task = resolve(MODELS, cfg.model.type, "model").task
-    assert cfg.default_hooks.checkpoint.save_best == BEST[task] and cfg.val_evaluator.type == _METRICS[task]
+    assert cfg.default_hooks.checkpoint.get("save_best", "auto") == "auto" and cfg.val_evaluator.type == _METRICS[task]
     # Sections of a base that a config overrides must still be whole.
     check_config(cfg.to_dict())
     assert {"train_dataloader", "val_dataloader", "optim_wrapper", "param_scheduler"} <= set(cfg.to_dict())

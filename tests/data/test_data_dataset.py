@@ -1,5 +1,6 @@
 """Dataset and batches: samples by hand, randomness fixed by (seed, epoch, index), the layout of a batch."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -172,3 +173,17 @@ def test_pinned_memory_keeps_the_layout(records):
     dataset = DetectionDataset(records, [ResizePad(32)], training=True)
     (batch, _) = DataLoader(dataset, batch_size=3, collate_fn=collate_detection, pin_memory=True)
     assert batch["inputs"].is_pinned() and batch["inputs"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_workers_start_after_opencv_has_worked_with_threads() -> None:
+    """A forked worker has the pool of its parent without the threads in it; it must not wait for them."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    try:
+        large = np.zeros((2000, 2000, 3), np.uint8)
+        for _ in range(5):
+            cv2.resize(large, (500, 500), interpolation=cv2.INTER_AREA)
+        loader = DataLoader(range(4), num_workers=1, worker_init_fn=init_worker, timeout=20)  # type: ignore[arg-type]
+        assert len(list(loader)) == 4
+    finally:
+        cv2.setNumThreads(before)

@@ -56,6 +56,25 @@ def test_labels_by_hand(root):
     assert codes(report) == ["not-a-picture"] and report.findings[0].examples == ("cat/notes.txt",)
 
 
+def test_the_folder_above_the_splits(tmp_path):
+    """Two classes called train and val are a slip; one, or classes that are listed, may be meant."""
+    for name in ("train/cat/a.jpg", "val/cat/a.jpg"):
+        picture(tmp_path / name)
+    _, report = read_image_folder(tmp_path)
+    assert [f.code for f in report.errors] == ["split-as-class"]
+    _, report = read_image_folder(tmp_path, classes=["train", "val"])
+    assert not report.errors
+    (tmp_path / "val").rename(tmp_path / ".val")
+    _, report = read_image_folder(tmp_path)
+    assert not report.errors and "split-as-class" in codes(report) and "single-class" in codes(report)
+
+
+def test_folders_of_two_depths(root):
+    """A class folder in place of a split: the message names both sides."""
+    with pytest.raises(DataError, match=r"none of its class folders \(Dog, cat, zebra\) is a class .* \(deep\)"):
+        read_image_folder(root, class_map=ClassMap(("deep",), (0,)))
+
+
 def test_order_is_torchvisions(root):
     records, _ = read_image_folder(root)
     theirs = ImageFolder(root)

@@ -212,7 +212,43 @@ def test_no_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_weights_that_are_not_there_or_do_not_fit(refused: Any, tmp_path: Path) -> None:
     assert "no weight file" in refused(f"model.weights={tmp_path / 'absent.pth'}")
     torch.save({"a": torch.ones(1)}, tmp_path / "other.pth")
-    assert "lack" in refused(f"model.weights={tmp_path / 'other.pth'}")
+    assert "no layout that effdense knows" in refused(f"model.weights={tmp_path / 'other.pth'}")
+
+
+def test_load_from_of_another_model(refused: Any, tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "other.pth")
+    assert "no layout that effdense knows" in refused(f"load_from={tmp_path / 'other.pth'}")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["default_hooks.ema.decay=2"], "EMAHook.decay"),
+        (["default_hooks.pictures.num_images=0"], "PicturesHook.num_images"),
+        (["default_hooks.logger.interval=x"], "expected a number"),
+        (["default_hooks.checkpoint.save_best=seg/mIoU"], "save_best is 'seg/mIoU', but validation"),
+        (["default_hooks.checkpoint.save_best=coco/AP51"], "Did you mean 'coco/AP75'"),
+        (["default_hooks.progressive.type=ProgressiveLearningHook"], "nothing to change"),
+        (
+            ["default_hooks.progressive.type=ProgressiveLearningHook", "default_hooks.progressive.mixup=(0,.2)",
+             "default_hooks.progressive.stages=2"],
+            "a detection model has no mixup",
+        ),
+        (["custom_hooks=[dict(type='EMAHook')]"], "custom_hooks must be a list"),
+        (["optim_wrapper.optimizer.lr=-1"], "Invalid learning rate"),
+        (["optim_wrapper.accumulative_counts=0"], "optim_wrapper cannot be used"),
+        (["optim_wrapper.dtype=float8"], "dtype must be"),
+        (["optim_wrapper.paramwise_cfg.layer_decay=2"], "layer_decay must lie"),
+        (["optim_wrapper.paramwise_cfg.layer_decay=deep"], "layer_decay must be a number"),
+        (["image_size=64.5"], "image_size must be a positive whole number"),
+        (["train_cfg.max_epochs=0"], "max_epochs must be a whole number of at least 1"),
+        (["train_cfg.val_interval=0"], "val_interval must be a whole number of at least 1"),
+        (["train_dataloader.batch_size=0"], "batch_size must be a whole number of at least 1"),
+    ],
+    ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",
+)  # fmt: skip
+def test_values_that_are_refused_before_the_work_dir_is_made(refused: Any, options: list[str], said: str) -> None:
+    assert said in refused(*options)
 
 
 @pytest.mark.parametrize("how", ["--resume", "load_from"])

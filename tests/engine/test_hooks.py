@@ -35,6 +35,7 @@ class Shell(nn.Module):
         self.data_preprocessor = lambda batch: {"inputs": batch["inputs"].float()}
 
     evaluation_network = DetectionModel.evaluation_network
+    standing_names: frozenset[str] = frozenset()
     start_ema = DetectionModel.start_ema
 
 

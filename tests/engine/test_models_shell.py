@@ -12,7 +12,7 @@ import torch
 import effdense
 from effdense.data import ClassMap
 from effdense.engine.datasets import check_class_count
-from effdense.engine.models import DetectionModel, Normalize
+from effdense.engine.models import ClassificationModel, DetectionModel, Normalize
 from effdense.errors import ConfigError, WeightsError
 from effdense.models.detection.postprocess import PaddedDetections
 
@@ -246,3 +246,23 @@ def test_convention_of_loaded_weights_is_what_the_checkpoint_says(tmp_path: Path
     with torch.no_grad():
         ours, theirs = model.network(images), again(images)
     assert all(torch.equal(a, b) for a, b in zip(ours.class_logits, theirs.class_logits, strict=True))
+
+
+def test_v2_weights_of_torchvision_bring_their_normalisation() -> None:
+    """TensorFlow's EfficientNetV2 takes -1..1, torchvision's ImageNet statistics: the input follows the weights."""
+    from torchvision.models import efficientnet_v2_s
+
+    source = efficientnet_v2_s(weights=None, num_classes=3).eval()
+    shell = ClassificationModel("efficientnetv2_s", 3, image_size=64)
+    assert shell.mean == (0.5, 0.5, 0.5)
+    shell.start_from(source.state_dict())  # type: ignore[arg-type]
+    assert shell.mean == (0.485, 0.456, 0.406) and shell.std == (0.229, 0.224, 0.225)
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    inputs = shell.eval().data_preprocessor({"inputs": pixels})["inputs"]
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (shell.mean, shell.std))
+    with torch.no_grad():
+        expected = source((pixels / 255 - mean) / std)
+        torch.testing.assert_close(shell(inputs, torch.zeros(2), mode="tensor"), expected, rtol=1e-4, atol=1e-4)
+    said = ClassificationModel("efficientnetv2_s", 3, image_size=64, mean=(0.4,) * 3, std=(0.3,) * 3)
+    said.start_from(source.state_dict())  # type: ignore[arg-type]
+    assert said.mean == (0.4, 0.4, 0.4) and float(said.data_preprocessor.mean[0, 0, 0, 0]) == pytest.approx(0.4 * 255)

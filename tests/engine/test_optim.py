@@ -85,6 +85,36 @@ def test_accumulation_is_the_bigger_batch(problem: Any) -> None:
         torch.testing.assert_close(p, q, rtol=0, atol=1e-7)
 
 
+def test_accumulation_ends_with_the_epoch(problem: Any) -> None:
+    """Three iterations an epoch, two by two: steps after 2, 3, 5 and 6, the odd one at its full weight. A window over
+    the end would lose what it had gathered when a run is resumed there.
+    """
+    model, x, y = problem
+    wrapper = EffOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), accumulative_counts=2)
+    wrapper.epoch_length = 3
+    wrapper.initialize_count_status(model, 0, 6)
+    steps, weights = [], []
+    for iteration in range(1, 7):
+        expected = wrapper.should_sync()
+        weights.append(float(wrapper.scale_loss(torch.tensor(1.0))))
+        train(model, wrapper, [(x, y)])
+        assert wrapper.should_update() == expected
+        if expected:
+            steps.append(iteration)
+    assert steps == [2, 3, 5, 6] and wrapper.updates == 4
+    assert weights == [0.5, 0.5, 1.0, 0.5, 0.5, 1.0]
+
+
+def test_a_window_longer_than_the_epoch_is_the_epoch(problem: Any) -> None:
+    model, x, y = problem
+    wrapper = EffOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), accumulative_counts=9)
+    wrapper.epoch_length = 3
+    wrapper.initialize_count_status(model, 3, 6)
+    assert float(wrapper.scale_loss(torch.tensor(3.0))) == 1.0
+    train(model, wrapper, [(x, y)] * 3)
+    assert wrapper.updates == 1
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "auto"])
 def test_mixed_precision_trains_on_any_device(problem: Any, dtype: str) -> None:
     model, x, y = problem

@@ -5,6 +5,7 @@ what the tools write, and configs that mix tasks.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ from effdense.data.mask_check import read_index_image
 from effdense.data.shapes import write_shapes
 from effdense.data.shapes_folder import write_shapes_folder
 from effdense.engine import checkpoint as files
+from effdense.engine.config import load_config
+from effdense.engine.datasets import build_split
+from effdense.engine.drawing import draw_output
+from effdense.engine.registry import METRICS, resolve
 from effdense.engine.run import test as evaluate
 from effdense.engine.run import train
 from effdense.errors import ConfigError, DataError
@@ -31,7 +36,7 @@ HEAD = """
 _base_ = [{runtime!r}, {schedule!r}]
 train_cfg = dict(max_epochs=2, val_interval=1)
 default_hooks = dict(runtime_info=dict(interval=1), logger=dict(interval=1), ema=dict(decay=0.9),
-                     checkpoint=dict(max_keep=0, save_best={best!r}), pictures=dict(num_images=3))
+                     checkpoint=dict(max_keep=0), pictures=dict(num_images=3))
 """
 SEGMENTATION = """
 image_size = (64, 96)
@@ -80,9 +85,7 @@ def trained(request: Any, sets: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp(request.param)
     text, best = TASKS[request.param]
     base = ROOT / "configs" / "_base_"
-    head = HEAD.format(
-        runtime=str(base / "default_runtime.py"), schedule=str(base / "schedules" / "adamw_short.py"), best=best
-    )
+    head = HEAD.format(runtime=str(base / "default_runtime.py"), schedule=str(base / "schedules" / "adamw_short.py"))
     config = folder / "tiny.py"
     config.write_text(head + text.format(splits=SPLITS))
     with pytest.MonkeyPatch.context() as patch:
@@ -193,6 +196,58 @@ def test_tasks_that_do_not_match(
     with pytest.raises(ConfigError, match=said):
         train(trained.config, work_dir=str(tmp_path / "run"), options=options)
     assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_a_classifier_is_scored_where_a_class_has_no_pictures(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation while training can; so can the tool. The classes are the checkpoint's."""
+    if trained.task != "classification":
+        pytest.skip("mask folders list their classes in a file")
+    text = trained.config.read_text() + (
+        "val_dataloader['dataset'] = dict(type='ImageFolder', root='some', transforms=[dict(type='CenterCrop')])\n"
+    )
+    (tmp_path / "some.py").write_text(text)
+    monkeypatch.setenv("EFFDENSE_DATA", str(tmp_path))
+    shutil.copytree(trained.data / "shapes_folder" / "val", tmp_path / "some")
+    shutil.rmtree(tmp_path / "some" / "star")
+    scores = evaluate(tmp_path / "some.py", str(trained.work_dir / "best.pth"), work_dir=str(tmp_path / "test"))
+    assert scores.num_images == 12 and scores.per_class_images["star"] == 0
+    (tmp_path / "some" / "cross").mkdir()
+    with pytest.raises(DataError, match=r"unknown-class.*cross"):
+        evaluate(tmp_path / "some.py", str(trained.work_dir / "best.pth"), work_dir=str(tmp_path / "test"))
+
+
+def test_what_will_be_reported_is_known_before(trained: Trained) -> None:
+    """The names that save_best may have, the main one first."""
+    cfg = load_config(trained.config)
+    metric = resolve(METRICS, cfg.val_evaluator.type, "")(classwise=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EFFDENSE_DATA", str(trained.data))
+        metric.bind_dataset(build_split(cfg, "val", seed=0).dataset)
+    logged = next(line for line in read_log(trained.work_dir) if trained.best in line)
+    assert metric.names()[0] == trained.best
+    assert set(metric.names()) == {key for key in logged if key.startswith(trained.best.split("/")[0])}
+
+
+def test_the_sheet_shows_a_classified_picture_once(trained: Trained) -> None:
+    cfg = load_config(trained.config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EFFDENSE_DATA", str(trained.data))
+        dataset = build_split(cfg, "val", seed=0).dataset
+    names = dataset.class_map.names
+    image = dataset.load(0)["image"]
+    if trained.task == "segmentation":
+        output: dict[str, Any] = {"index": 0, "mask": torch.zeros(image.shape[:2], dtype=torch.uint8)}
+        drawn = draw_output("segmentation", dataset, output, names, 0.3)
+        assert [caption for _, caption in drawn] == ["truth", "prediction"]
+        return
+    label = int(dataset.records.labels[0])
+    for best, said in ((label, "right"), (label + 1, "WRONG")):
+        output = {"index": 0, "label": label, "probabilities": torch.eye(len(names))[best]}
+        ((picture, caption),) = draw_output("classification", dataset, output, names, 0.3)
+        assert caption == f"truth: {names[label]} - {said}"
+        assert picture.shape[0] / picture.shape[1] > image.shape[0] / image.shape[1]  # the best classes stand below
 
 
 def test_a_dataset_of_another_task(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from mmengine.hooks import Hook
 
 from effdense.engine import checkpoint as files
 from effdense.engine.distributed import rank_and_world
+from effdense.engine.early import RunPlan
 from effdense.engine.registry import HOOKS
-from effdense.errors import ConfigError
+from effdense.errors import ConfigError, did_you_mean
 
 
 @HOOKS.register_module()
@@ -21,7 +23,8 @@ class CheckpointHook(Hook):
     Args:
         interval: epochs between ``epoch_N.pth``; the last epoch is always saved.
         max_keep: how many ``epoch_N.pth`` to keep; 0 keeps all.
-        save_best: metric whose best value is kept as ``best.pth`` (weights and metadata), None for none.
+        save_best: metric whose best value is kept as ``best.pth`` (weights and metadata); "auto" takes the first that
+            validation reports (``coco/AP``, ``seg/mIoU``, ``cls/top1``), None none.
         greater_is_better: direction of ``save_best``.
 
     The new file is complete on disk before the pointer moves to it, and the pointer moves before an old file goes, so
@@ -34,7 +37,7 @@ class CheckpointHook(Hook):
         self,
         interval: int = 1,
         max_keep: int = 2,
-        save_best: str | None = "coco/AP",
+        save_best: str | None = "auto",
         greater_is_better: bool = True,
     ) -> None:
         if interval < 1 or max_keep < 0:
@@ -43,6 +46,17 @@ class CheckpointHook(Hook):
         self.max_keep = max_keep
         self.save_best = save_best
         self.greater_is_better = greater_is_better
+
+    def check(self, plan: RunPlan) -> None:
+        """Raise ConfigError where validation will not report ``save_best``."""
+        self._require(plan.metric_names)
+
+    def _require(self, reported: Sequence[str]) -> None:
+        if self.save_best not in (None, "auto", *reported):
+            raise ConfigError(
+                f"default_hooks.checkpoint.save_best is {self.save_best!r}, but validation reports "
+                f"{sorted(reported)[:12]}.{did_you_mean(str(self.save_best), reported)}"
+            )
 
     def before_train(self, runner: Any) -> None:
         if rank_and_world()[0] == 0:
@@ -61,12 +75,9 @@ class CheckpointHook(Hook):
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         if self.save_best is None or not metrics or not runner.is_training_run:
             return
-        if self.save_best not in metrics:
-            raise ConfigError(
-                f"default_hooks.checkpoint.save_best is {self.save_best!r}, but validation reports "
-                f"{sorted(metrics)[:12]}."
-            )
-        value = float(metrics[self.save_best])
+        self._require(list(metrics))
+        name = next(iter(metrics)) if self.save_best == "auto" else self.save_best
+        value = float(metrics[name])
         best = runner.progress.get("best_score")
         sign = 1.0 if self.greater_is_better else -1.0
         if math.isnan(value) or (best is not None and sign * value <= sign * best):
@@ -75,7 +86,7 @@ class CheckpointHook(Hook):
         runner.progress["best_epoch"] = runner.epoch
         path = Path(runner.work_dir) / "best.pth"
         runner.write_checkpoint(path, epoch=runner.epoch, training_state=False, metrics=metrics)
-        runner.logger.info(f"best {self.save_best} {value:.4f} at epoch {runner.epoch}: {path.name}")
+        runner.logger.info(f"best {name} {value:.4f} at epoch {runner.epoch}: {path.name}")
 
     def _drop_old(self, folder: Path, newest: Path) -> None:
         if self.max_keep == 0:

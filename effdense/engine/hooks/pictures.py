@@ -9,7 +9,7 @@ import numpy as np
 from mmengine.hooks import Hook
 
 from effdense.engine.distributed import rank_and_world
-from effdense.engine.drawing import draw_batch, draw_pair
+from effdense.engine.drawing import draw_batch, draw_output
 from effdense.engine.registry import HOOKS
 from effdense.errors import ConfigError, DataError
 from effdense.visualize import contact_sheet, save_picture, side_by_side
@@ -40,7 +40,7 @@ class PicturesHook(Hook):
         self.score_threshold = score_threshold
         self.each_dir = each_dir
         self.draws_sheets = enable and rank_and_world()[0] == 0
-        self._pairs: dict[int, tuple[tuple[np.ndarray, np.ndarray], list[str]]] = {}
+        self._drawn: dict[int, list[tuple[np.ndarray, str]]] = {}
         self._train_drawn = False
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
@@ -53,14 +53,15 @@ class PicturesHook(Hook):
             [picture for picture, _ in drawn],
             columns=4,
             captions=[caption for _, caption in drawn] if any(caption for _, caption in drawn) else None,
-            heading="first training batch, as the model sees it",
-            legend=_legend(names),
+            heading="first training batch, as the model sees it"
+            + (" before mixup and CutMix" if runner.shell.task == "classification" else ""),
+            legend=_legend(runner),
             cell_width=320,
         )
         save_picture(sheet, self._folder(runner) / "train_batch.jpg")
 
     def before_val_epoch(self, runner: Any) -> None:
-        self._pairs = {}
+        self._drawn = {}
 
     def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if not self.draws_sheets and self.each_dir is None:
@@ -70,30 +71,30 @@ class PicturesHook(Hook):
         names = runner.metadata["classes"]
         for output in outputs or ():
             index = output["index"]
-            on_sheet = self.draws_sheets and index % step == 0 and len(self._pairs) < self.num_images
+            on_sheet = self.draws_sheets and index % step == 0 and len(self._drawn) < self.num_images
             if not on_sheet and self.each_dir is None:
                 continue
             try:
-                truth, predicted, *captions = draw_pair(runner.shell.task, dataset, output, names, self.score_threshold)
+                drawn = draw_output(runner.shell.task, dataset, output, names, self.score_threshold)
             except DataError:
                 continue  # the loader has already reported it
             if on_sheet:
-                self._pairs[index] = ((truth, predicted), captions)
+                self._drawn[index] = drawn
             if self.each_dir is not None:
                 name = f"{index:05d}_{Path(_path_of(dataset, index)).stem}.jpg"
-                save_picture(
-                    side_by_side(truth, predicted, titles=(captions[0], captions[1])), Path(self.each_dir) / name
-                )
+                save_picture(_page(drawn), Path(self.each_dir) / name)
 
     def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
-        if not self._pairs:
+        if not self._drawn:
             return
-        names = runner.metadata["classes"]
-        chosen = [self._pairs[index] for index in sorted(self._pairs)]
-        pictures = [picture for pair, _ in chosen for picture in pair]
-        captions = [caption for _, pair in chosen for caption in pair]
+        drawn = [one for index in sorted(self._drawn) for one in self._drawn[index]]
         sheet = contact_sheet(
-            pictures, columns=4, captions=captions, heading="validation", legend=_legend(names), cell_width=400
+            [picture for picture, _ in drawn],
+            columns=4,
+            captions=[caption for _, caption in drawn],
+            heading="validation",
+            legend=_legend(runner),
+            cell_width=400,
         )
         path = self._folder(runner) / "val_predictions.jpg"
         save_picture(sheet, path)
@@ -105,9 +106,18 @@ class PicturesHook(Hook):
         return folder
 
 
-def _legend(names: Any) -> list[str] | None:
-    """Class names for the sheet's legend, unless there are too many to read."""
-    return list(names) if len(names) <= 20 else None
+def _page(drawn: list[tuple[np.ndarray, str]]) -> np.ndarray:
+    """The pictures of one output, at their own size."""
+    if len(drawn) == 1:
+        return contact_sheet([drawn[0][0]], 1, captions=[drawn[0][1]], cell_width=drawn[0][0].shape[1])
+    (truth, said), (predicted, found) = drawn
+    return side_by_side(truth, predicted, titles=(said, found))
+
+
+def _legend(runner: Any) -> list[str] | None:
+    """Class names for the colours of boxes and masks, unless there are too many to read."""
+    names = runner.metadata["classes"]
+    return list(names) if len(names) <= 20 and runner.shell.task != "classification" else None
 
 
 def _path_of(dataset: Any, index: int) -> Path:

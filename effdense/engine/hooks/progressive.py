@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from effdense.data.staged import StagedTransforms, with_settings
+from effdense.engine.early import RunPlan
 from effdense.engine.hooks.ema import unwrap
 from effdense.engine.models.shell import size_hw
 from effdense.engine.registry import HOOKS
@@ -103,19 +104,28 @@ class ProgressiveLearningHook(Hook):
             values["randaugment"] = stage_value(self.randaugment, stage, self.stages)
         return values | {name: stage_value(span, stage, self.stages) for name, span in self.strengths.items()}
 
-    def before_train(self, runner: Any) -> None:
-        takers = unwrap(runner.model).regularisers()
+    def check(self, plan: RunPlan) -> None:
+        """Raise ConfigError where model, transforms or length of the run do not take what is given."""
+        takers = plan.model.regularisers()
         unknown = sorted(set(self.strengths) - set(takers))
         if unknown:
             raise ConfigError(
-                f"ProgressiveLearningHook: a {unwrap(runner.model).task} model has no {', '.join(unknown)}; "
+                f"ProgressiveLearningHook: a {plan.model.task} model has no {', '.join(unknown)}; "
                 f"it has {', '.join(sorted(takers))}."
             )
-        epochs = runner.train_loop.max_epochs
-        if epochs < self.stages:
-            raise ConfigError(f"ProgressiveLearningHook: {self.stages} stages do not fit into {epochs} epochs.")
-        self.starts = stage_starts(self.stages, epochs)
-        self._stage_transforms(runner.train_dataloader.dataset)
+        if plan.max_epochs < self.stages:
+            raise ConfigError(
+                f"ProgressiveLearningHook: {self.stages} stages do not fit into {plan.max_epochs} epochs."
+            )
+        self._transforms_by_stage(plan.train_dataset.transforms)
+
+    def before_train(self, runner: Any) -> None:
+        self.starts = stage_starts(self.stages, runner.train_loop.max_epochs)
+        # Loader workers start later and take the transforms with them.
+        dataset = runner.train_dataloader.dataset
+        lists = self._transforms_by_stage(dataset.transforms)
+        if lists:
+            dataset.transforms = StagedTransforms(lists, self.starts)
 
     def before_train_epoch(self, runner: Any) -> None:
         stage = sum(start <= runner.epoch for start in self.starts) - 1
@@ -128,24 +138,24 @@ class ProgressiveLearningHook(Hook):
         scalars = {f"progressive/{k}": float(v[0] if isinstance(v, tuple) else v) for k, v in values.items()}
         runner.visualizer.add_scalars({"progressive/stage": stage + 1, **scalars}, step=runner.epoch + 1)
 
-    def _stage_transforms(self, dataset: Any) -> None:
-        """Give the dataset one list of transforms per stage. Loader workers start later and take it with them."""
+    def _transforms_by_stage(self, transforms: Any) -> list[list[Any]]:
+        """One list of transforms per stage; none where they stay as they are."""
         if self.sizes is None and self.randaugment is None:
-            return
-        if isinstance(dataset.transforms, StagedTransforms):  # a second call of train() on the same runner
-            return
+            return []
+        if isinstance(transforms, StagedTransforms):  # a second call of train() on the same runner
+            return []
         lists = []
         for stage in range(self.stages):
             changes: dict[str, Any] = {} if self.sizes is None else {"size": self.size(stage)}
             if self.randaugment is not None:
                 changes["magnitude"] = stage_value(self.randaugment, stage, self.stages)
             try:
-                lists.append(with_settings(dataset.transforms, changes))
+                lists.append(with_settings(transforms, changes))
             except ConfigError as error:
                 raise ConfigError(
                     f"ProgressiveLearningHook (image_size -> size, randaugment -> magnitude): {error}"
                 ) from None
-        dataset.transforms = StagedTransforms(lists, self.starts)
+        return lists
 
 
 def _range(name: str, span: Any) -> Range:

@@ -75,6 +75,7 @@ class ClassificationModel(NetworkModel):
             frozen_batch_norm=frozen_batch_norm,
             channels_last=channels_last,
         )
+        self._given = (mean, std)
         self.label_smoothing = label_smoothing
         self.mixer = BatchMixer(num_classes, mixup=mixup, cutmix=cutmix, prob=mix_prob)
 
@@ -83,6 +84,13 @@ class ClassificationModel(NetworkModel):
         """Keys a config may give (read by the config check)."""
         own = {"image_size", "label_smoothing", "mixup", "cutmix", "mix_prob"}
         return set(COMMON_ARGUMENTS | _NETWORK_ARGUMENTS) | own
+
+    def note_convention(self) -> None:
+        """Also the normalisation, unless the config says one: V2's differs between TensorFlow's and torch's weights."""
+        super().note_convention()
+        mean, std = self._given
+        self.mean, self.std = mean or self.network.mean, std or self.network.std
+        self.data_preprocessor.set_statistics(self.mean, self.std)
 
     def regularisers(self) -> dict[str, Callable[[float], None]]:
         """Those of every network, and the mixing of pictures."""

@@ -48,8 +48,14 @@ class Normalize(nn.Module):
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], *, channels_last: bool = True) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * 255.0, persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255.0, persistent=False)
+        self.register_buffer("mean", torch.zeros(1, len(mean), 1, 1), persistent=False)
+        self.register_buffer("std", torch.ones(1, len(std), 1, 1), persistent=False)
+        self.set_statistics(mean, std)
+
+    def set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Normalise with others from now on."""
+        self.mean.copy_(torch.tensor(mean).view(1, -1, 1, 1) * 255.0)
+        self.std.copy_(torch.tensor(std).view(1, -1, 1, 1) * 255.0)
 
     def forward(self, batch: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
         device = self.mean.device
@@ -116,7 +122,15 @@ class NetworkModel(BaseModel):
         if self._starting["encoder_weights"] is not None:
             self.reports.append(load_weights(encoder_of(self.network), self._starting["encoder_weights"]))
         if self._starting["weights"] is not None:
-            self.reports.append(load_weights(self.network, self._starting["weights"], class_names=class_names))
+            self.start_from(self._starting["weights"], class_names)
+        self.note_convention()
+
+    def start_from(self, weights: str, class_names: Sequence[str] | None = None) -> None:
+        """Load weights of the whole network; prediction rows of classes with equal names are kept.
+
+        Raises: WeightsError for weights that do not fit.
+        """
+        self.reports.append(load_weights(self.network, weights, class_names=class_names))
         self.note_convention()
 
     def note_convention(self) -> None:
@@ -182,7 +196,7 @@ def size_hw(image_size: int | Sequence[int]) -> tuple[int, int]:
 
     Raises: ConfigError unless whole and positive.
     """
-    pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    pair = tuple(image_size) if isinstance(image_size, (list, tuple)) else (image_size, image_size)
     if len(pair) != 2 or any(type(side) is not int or side < 1 for side in pair):
         raise ConfigError(f"image_size must be a positive whole number of px or (height, width), got {image_size!r}.")
     return pair
