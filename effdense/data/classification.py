@@ -6,8 +6,8 @@ The picture stays uint8 RGB; normalisation and mixing run later, on the device. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypedDict
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from effdense.data.dataset import sample_generator
+from effdense.data.dataset import checked_transforms, transformed
 from effdense.data.image_folder import ClassificationRecords
 from effdense.data.image_io import read_image
 from effdense.data.records import ClassMap
-from effdense.data.sampler import SampleIndex
 from effdense.data.staged import StagedTransforms
-from effdense.errors import ConfigError, ShapeError
+from effdense.errors import ShapeError
 
 
 class ClassificationSample(TypedDict):
@@ -69,14 +68,8 @@ class ClassificationDataset(Dataset[ClassificationSample]):
         seed: int = 0,
         training: bool,
     ) -> None:
-        steps: Iterable[Any] = transforms
-        wrong = [t for t in steps if not callable(t)]
-        if wrong:
-            raise ConfigError(f"transforms must be callables (sample, generator) -> sample, got {wrong[0]!r}.")
-        if seed < 0:
-            raise ConfigError(f"seed must not be negative, got {seed}.")
         self.records = records
-        self.transforms = transforms if isinstance(transforms, StagedTransforms) else tuple(transforms)
+        self.transforms = checked_transforms(transforms, seed)
         self.seed = seed
         self.training = training
 
@@ -89,14 +82,7 @@ class ClassificationDataset(Dataset[ClassificationSample]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> ClassificationSample:
-        seed, epoch = (index.seed, index.epoch) if isinstance(index, SampleIndex) else (self.seed, 0)
-        position = range(len(self))[index]
-        sample = self.load(position)
-        generator = sample_generator(seed, epoch, position)
-        steps = self.transforms.at(epoch) if isinstance(self.transforms, StagedTransforms) else self.transforms
-        for transform in steps:
-            sample = transform(sample, generator)
-        return sample
+        return cast(ClassificationSample, transformed(self, index))
 
     def load(self, index: int) -> ClassificationSample:
         """The sample before any transform."""

@@ -5,8 +5,8 @@ The picture stays uint8 RGB; normalisation and photometric changes run later, on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypedDict, cast
 
 import cv2
 import numpy as np
@@ -41,6 +41,36 @@ def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, index])))
 
 
+def checked_transforms(transforms: Iterable[Any], seed: int) -> tuple[Any, ...] | StagedTransforms:
+    """The transforms of a dataset of any task, if they can be called.
+
+    Raises: ConfigError for one that cannot, or for a negative seed.
+    """
+    wrong = [t for t in transforms if not callable(t)]
+    if wrong:
+        raise ConfigError(f"transforms must be callables (sample, generator) -> sample, got {wrong[0]!r}.")
+    if seed < 0:
+        raise ConfigError(f"seed must not be negative, got {seed}.")
+    return transforms if isinstance(transforms, StagedTransforms) else tuple(transforms)
+
+
+def transformed(dataset: Any, index: int) -> Any:
+    """Sample ``index`` of a dataset of any task: loaded, then through the transforms of its epoch with its generator.
+
+    Args:
+        dataset: has ``load(position)``, ``transforms``, ``seed`` and a length.
+        index: plain, or a :class:`SampleIndex` that brings seed and epoch.
+    """
+    seed, epoch = (index.seed, index.epoch) if isinstance(index, SampleIndex) else (dataset.seed, 0)
+    position = range(len(dataset))[index]
+    sample = dataset.load(position)
+    generator = sample_generator(seed, epoch, position)
+    steps = dataset.transforms.at(epoch) if isinstance(dataset.transforms, StagedTransforms) else dataset.transforms
+    for transform in steps:
+        sample = transform(sample, generator)
+    return sample
+
+
 def init_worker(worker_id: int) -> None:
     """``worker_init_fn`` for loaders: one OpenCV thread per worker, since the workers themselves fill the cores.
 
@@ -73,13 +103,8 @@ class DetectionDataset(Dataset[Sample]):
         seed: int = 0,
         training: bool,
     ) -> None:
-        wrong = [t for t in transforms if not callable(t)]
-        if wrong:
-            raise ConfigError(f"transforms must be callables (sample, generator) -> sample, got {wrong[0]!r}.")
-        if seed < 0:
-            raise ConfigError(f"seed must not be negative, got {seed}.")
         self.records = records
-        self.transforms = transforms if isinstance(transforms, StagedTransforms) else tuple(transforms)
+        self.transforms = checked_transforms(transforms, seed)
         self.seed = seed
         self.training = training
 
@@ -92,14 +117,7 @@ class DetectionDataset(Dataset[Sample]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
-        seed, epoch = (index.seed, index.epoch) if isinstance(index, SampleIndex) else (self.seed, 0)
-        position = range(len(self))[index]
-        sample = self.load(position)
-        generator = sample_generator(seed, epoch, position)
-        steps = self.transforms.at(epoch) if isinstance(self.transforms, StagedTransforms) else self.transforms
-        for transform in steps:
-            sample = transform(sample, generator)
-        return sample
+        return cast(Sample, transformed(self, index))
 
     def load(self, index: int) -> Sample:
         """The sample before any transform: decoded picture, boxes in original pixels, identity matrix."""

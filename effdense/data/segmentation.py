@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from effdense.data.dataset import sample_generator
+from effdense.data.dataset import checked_transforms, transformed
 from effdense.data.image_io import read_image
 from effdense.data.mask_check import read_index_image
 from effdense.data.mask_folder import IGNORE, SegmentationRecords
 from effdense.data.records import ClassMap
-from effdense.data.sampler import SampleIndex
 from effdense.data.staged import StagedTransforms
-from effdense.errors import ConfigError, DataError, ShapeError
+from effdense.errors import DataError, ShapeError
 
 
 class SegmentationSample(TypedDict):
@@ -73,13 +72,8 @@ class SegmentationDataset(Dataset[SegmentationSample]):
         seed: int = 0,
         training: bool,
     ) -> None:
-        wrong = [t for t in transforms if not callable(t)]
-        if wrong:
-            raise ConfigError(f"transforms must be callables (sample, generator) -> sample, got {wrong[0]!r}.")
-        if seed < 0:
-            raise ConfigError(f"seed must not be negative, got {seed}.")
         self.records = records
-        self.transforms = transforms if isinstance(transforms, StagedTransforms) else tuple(transforms)
+        self.transforms = checked_transforms(transforms, seed)
         self.seed = seed
         self.training = training
         self._labels, self._known = _value_tables(records)
@@ -93,14 +87,7 @@ class SegmentationDataset(Dataset[SegmentationSample]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> SegmentationSample:
-        seed, epoch = (index.seed, index.epoch) if isinstance(index, SampleIndex) else (self.seed, 0)
-        position = range(len(self))[index]
-        sample = self.load(position)
-        generator = sample_generator(seed, epoch, position)
-        steps = self.transforms.at(epoch) if isinstance(self.transforms, StagedTransforms) else self.transforms
-        for transform in steps:
-            sample = transform(sample, generator)
-        return sample
+        return cast(SegmentationSample, transformed(self, index))
 
     def load_mask(self, index: int) -> NDArray[np.uint8]:
         """Truth of a picture at its original size: (H, W) uint8, 0..K-1 and 255 = ignore, whatever the file's values.

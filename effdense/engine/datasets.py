@@ -129,13 +129,7 @@ def ShapesDetection(
         split: which of ``splits``. splits: images per split. image_size: px, or (smallest, largest) side.
         The rest as in ``effdense.data.shapes.write_shapes`` and ``CocoDetection``.
     """
-    size = _size_range(image_size)
-
-    def generate() -> str:
-        counts = dict(splits or {"train": 400, "val": 101})
-        return str(write_shapes(shapes_root(root), splits=counts, image_size=size, seed=seed, max_objects=max_objects))
-
-    folder = Path(on_main_then_all(generate))
+    folder = _shapes(root, splits, image_size, seed, max_objects)
     return read_coco(
         folder / "annotations" / f"instances_{split}.json",
         folder / split,
@@ -249,13 +243,7 @@ def ShapesSegmentation(
     training: bool = False,
 ) -> tuple[SegmentationRecords, DataReport]:
     """The label maps of the built-in generated dataset; arguments as in ``ShapesDetection``."""
-    size = _size_range(image_size)
-
-    def generate() -> str:
-        counts = dict(splits or {"train": 400, "val": 101})
-        return str(write_shapes(shapes_root(root), splits=counts, image_size=size, seed=seed, max_objects=max_objects))
-
-    folder = Path(on_main_then_all(generate))
+    folder = _shapes(root, splits, image_size, seed, max_objects)
     return read_mask_folder(
         folder / split,
         folder / "semantic" / split,
@@ -263,6 +251,18 @@ def ShapesSegmentation(
         class_map=class_map,
         training=training,
     )
+
+
+def _shapes(
+    root: str, splits: Mapping[str, int] | None, image_size: int | Sequence[int], seed: int, max_objects: int
+) -> Path:
+    """Folder of the generated set, written by the first process if need be."""
+    counts, size = dict(splits or {"train": 400, "val": 101}), _size_range(image_size)
+
+    def generate() -> str:
+        return str(write_shapes(shapes_root(root), splits=counts, image_size=size, seed=seed, max_objects=max_objects))
+
+    return Path(on_main_then_all(generate))
 
 
 def _size_range(image_size: int | Sequence[int]) -> int | tuple[int, int]:

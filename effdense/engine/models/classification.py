@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from effdense.data.mixing import BatchMixer
-from effdense.engine.models.shell import COMMON_ARGUMENTS, NetworkModel, config_options, size_hw
+from effdense.engine.models.shell import COMMON_ARGUMENTS, NetworkModel, size_hw, split_options
 from effdense.engine.registry import MODELS
 from effdense.errors import ConfigError
 from effdense.models.classification import create_classifier
 from effdense.models.classification.losses import soft_target_cross_entropy
-from effdense.models.freezing import FrozenStages
 
 _NETWORK_ARGUMENTS = frozenset(
     {"in_channels", "padding", "dropout", "drop_path_rate", "bn_momentum", "bn_eps", "act", "mean", "std"}
@@ -34,8 +33,8 @@ class ClassificationModel(NetworkModel):
         mixup, cutmix: concentration of the Beta distribution that the mixing share is drawn from; 0 for none. With
             both, each batch gets one of them.
         mix_prob: share of the batches that are mixed.
-        weights, encoder_weights, frozen_stages, frozen_batch_norm, channels_last: as in ``NetworkModel``.
-        options: in_channels, padding, dropout, drop_path_rate, bn_momentum, bn_eps, act; and mean, std in place of
+        options: weights, encoder_weights, frozen_stages, frozen_batch_norm and channels_last as in ``NetworkModel``;
+            and in_channels, padding, dropout, drop_path_rate, bn_momentum, bn_eps, act; and mean, std in place of
             those of the family.
     """
 
@@ -51,16 +50,11 @@ class ClassificationModel(NetworkModel):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         mix_prob: float = 1.0,
-        weights: str | None = None,
-        encoder_weights: str | None = None,
-        frozen_stages: FrozenStages = 0,
-        frozen_batch_norm: bool | str = False,
-        channels_last: bool = True,
         **options: Any,
     ) -> None:
         if not 0.0 <= label_smoothing < 1.0:
             raise ConfigError(f"model.label_smoothing must lie in [0, 1), got {label_smoothing!r}.")
-        options = config_options(options)
+        common, options = split_options(options)
         mean, std = options.pop("mean", None), options.pop("std", None)
         network = create_classifier(name, num_classes, **options)
         super().__init__(
@@ -69,11 +63,7 @@ class ClassificationModel(NetworkModel):
             image_size=size_hw(image_size),
             mean=mean or network.mean,
             std=std or network.std,
-            weights=weights,
-            encoder_weights=encoder_weights,
-            frozen_stages=frozen_stages,
-            frozen_batch_norm=frozen_batch_norm,
-            channels_last=channels_last,
+            **common,
         )
         self._given = (mean, std)
         self.label_smoothing = label_smoothing

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effdense.engine.models.shell import COMMON_ARGUMENTS, NetworkModel, config_options
+from effdense.engine.models.shell import COMMON_ARGUMENTS, NetworkModel, split_options
 from effdense.engine.registry import MODELS
 from effdense.models.detection import EfficientDetConfig, create_detector
-from effdense.models.freezing import FrozenStages
 
 
 @MODELS.register_module()
@@ -22,25 +21,14 @@ class DetectionModel(NetworkModel):
     Args:
         name: as for ``effdense.create_detector``.
         num_classes: K; the engine fills it in from the training annotations.
-        weights, encoder_weights, frozen_stages, frozen_batch_norm, channels_last: as in ``NetworkModel``.
-        options: fields of ``EfficientDetConfig``.
+        options: weights, encoder_weights, frozen_stages, frozen_batch_norm and channels_last as in ``NetworkModel``;
+            and fields of ``EfficientDetConfig``.
     """
 
     task = "detection"
 
-    def __init__(
-        self,
-        name: str,
-        num_classes: int,
-        *,
-        weights: str | None = None,
-        encoder_weights: str | None = None,
-        frozen_stages: FrozenStages = 0,
-        frozen_batch_norm: bool | str = False,
-        channels_last: bool = True,
-        **options: Any,
-    ) -> None:
-        options = config_options(options)
+    def __init__(self, name: str, num_classes: int, **options: Any) -> None:
+        common, options = split_options(options)
         network = create_detector(name, num_classes, **options)
         super().__init__(
             network,
@@ -48,11 +36,7 @@ class DetectionModel(NetworkModel):
             image_size=network.config.size_hw,
             mean=network.config.mean,
             std=network.config.std,
-            weights=weights,
-            encoder_weights=encoder_weights,
-            frozen_stages=frozen_stages,
-            frozen_batch_norm=frozen_batch_norm,
-            channels_last=channels_last,
+            **common,
         )
 
     @staticmethod

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effdense.engine.models.shell import COMMON_ARGUMENTS, NetworkModel, config_options
+from effdense.engine.models.shell import COMMON_ARGUMENTS, NetworkModel, split_options
 from effdense.engine.registry import MODELS
-from effdense.models.freezing import FrozenStages
 from effdense.models.segmentation import EfficientUNetConfig, create_segmentor
 from effdense.models.segmentation.postprocess import class_map_at
 
@@ -23,25 +22,14 @@ class SegmentationModel(NetworkModel):
     Args:
         name: as for ``effdense.create_segmentor``.
         num_classes: K; the engine fills it in from the dataset's classes.
-        weights, encoder_weights, frozen_stages, frozen_batch_norm, channels_last: as in ``NetworkModel``.
-        options: fields of ``EfficientUNetConfig``.
+        options: weights, encoder_weights, frozen_stages, frozen_batch_norm and channels_last as in ``NetworkModel``;
+            and fields of ``EfficientUNetConfig``.
     """
 
     task = "segmentation"
 
-    def __init__(
-        self,
-        name: str,
-        num_classes: int,
-        *,
-        weights: str | None = None,
-        encoder_weights: str | None = None,
-        frozen_stages: FrozenStages = 0,
-        frozen_batch_norm: bool | str = False,
-        channels_last: bool = True,
-        **options: Any,
-    ) -> None:
-        options = config_options(options)
+    def __init__(self, name: str, num_classes: int, **options: Any) -> None:
+        common, options = split_options(options)
         network = create_segmentor(name, num_classes, **options)
         super().__init__(
             network,
@@ -49,11 +37,7 @@ class SegmentationModel(NetworkModel):
             image_size=network.config.size_hw,
             mean=network.config.mean,
             std=network.config.std,
-            weights=weights,
-            encoder_weights=encoder_weights,
-            frozen_stages=frozen_stages,
-            frozen_batch_norm=frozen_batch_norm,
-            channels_last=channels_last,
+            **common,
         )
 
     @staticmethod

@@ -186,9 +186,10 @@ class NetworkModel(BaseModel):
         return settings
 
 
-def config_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists from a config as tuples, as the frozen dataclasses have them."""
-    return {key: _tuples(value) for key, value in options.items()}
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of ``NetworkModel`` and those of the network, whose lists become tuples as its dataclass has them."""
+    common = {key: value for key, value in options.items() if key in COMMON_ARGUMENTS}
+    return common, {key: _tuples(value) for key, value in options.items() if key not in common}
 
 
 def size_hw(image_size: int | Sequence[int]) -> tuple[int, int]:
