@@ -1,7 +1,8 @@
 """A half-width, half-depth EfficientNet that classifies the built-in generated shapes: no download, minutes on a CPU.
 
 Run:      python tools/train.py configs/effnet_small_shapes.py
-Hardware: 2 CPU cores
+Hardware: 2 CPU cores, 5 minutes
+Score:    val top-1 .966 (seeds 0, 1, 2: .965, .983, .950)
 """
 
 _base_ = ["_base_/default_runtime.py", "_base_/schedules/adamw_short.py"]

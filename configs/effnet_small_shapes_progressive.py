@@ -1,7 +1,8 @@
 """The classifier of effnet_small_shapes.py with progressive learning: from 56 px and weak regularisation to 96 px.
 
 Run:      python tools/train.py configs/effnet_small_shapes_progressive.py
-Hardware: 2 CPU cores
+Hardware: 2 CPU cores, 4 minutes
+Score:    val top-1 .955 (seeds 0, 1, 2: .965, .943, .958) for 64 % of the fixed-size run's training pixels
 """
 
 _base_ = ["effnet_small_shapes.py"]

@@ -180,15 +180,19 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     test.add_argument("config", help="config file (Python code that is run: use files you trust)")
     test.add_argument("checkpoint", help="checkpoint or weight file")
     test.add_argument("--split", choices=("val", "test", "train"), default="val", help="which split to score")
-    test.add_argument("--out", metavar="JSON", help="write the detections as COCO result JSON")
+    test.add_argument(
+        "--out",
+        metavar="JSON",
+        help="write the predictions: COCO result JSON, a folder of masks, or the best classes",
+    )
     test.add_argument("--show-dir", metavar="DIR", help="write a truth-beside-prediction picture of every image")
     test.set_defaults(run=_test)
 
-    predict = verbs.add_parser("predict", help="detect objects in images")
+    predict = verbs.add_parser("predict", help="detect, segment or classify images")
     predict.add_argument("checkpoint", help="checkpoint or run folder")
     predict.add_argument("source", help="image, folder or pattern")
     predict.add_argument("--out-dir", metavar="DIR", help="write pictures here")
-    predict.add_argument("--score-threshold", type=float, default=0.3)
+    predict.add_argument("--score-threshold", type=float, default=0.3, help="of detectors: leave weaker boxes out")
     predict.set_defaults(run=_predict)
 
     names = verbs.add_parser("list", help="list model names")

@@ -1,7 +1,7 @@
 """Progressive learning against a fixed size: score, training time and compute of two configs, several seeds each.
 
-    python tools/benchmarks/progressive.py configs/effunet_b0_shapes.py configs/effunet_b0_shapes_progressive.py \
-        --metric seg/mIoU --out tools/benchmarks/results/progressive_shapes_cpu.json
+    python tools/benchmarks/progressive.py configs/effnet_small_shapes.py configs/effnet_small_shapes_progressive.py \
+        --metric cls/top1 --out tools/benchmarks/results/progressive_shapes_cpu.json
 
 Runs alternate (fixed, progressive, fixed, ...), each in a process of its own. Compute is counted in training pixels
 relative to the fixed-size run, to which the multiply-adds of these networks are proportional; time is that of the whole
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fixed", help="config of the fixed-size run")
     parser.add_argument("progressive", help="config of the progressive run")
-    parser.add_argument("--metric", required=True, help="name in the run's log, for example seg/mIoU")
+    parser.add_argument("--metric", required=True, help="name in the run's log, for example cls/top1")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="for both")
