@@ -21,7 +21,7 @@ from effdense.data.augment import CenterCrop
 from effdense.errors import ConfigError, DataError, ShapeError, WeightsError
 from effdense.models.classification import EfficientNetClassifier, create_classifier
 from effdense.models.detection import EfficientDet, create_detector
-from effdense.models.segmentation import EfficientUNet, create_segmentor
+from effdense.models.segmentation import Segmentor, create_segmentor
 from effdense.models.segmentation.postprocess import class_map_at
 from effdense.models.weights import load_weights
 from effdense.models.weights.load import read_checkpoint
@@ -32,7 +32,7 @@ _BUILDERS: dict[str, Any] = {
     "classification": create_classifier,
     "segmentation": create_segmentor,
 }
-_TASKS = {EfficientDet: "detection", EfficientNetClassifier: "classification", EfficientUNet: "segmentation"}
+_TASKS = {EfficientDet: "detection", EfficientNetClassifier: "classification", Segmentor: "segmentation"}
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -98,7 +98,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: EfficientDet | EfficientUNet | EfficientNetClassifier,
+        model: EfficientDet | Segmentor | EfficientNetClassifier,
         class_names: Sequence[str],
         *,
         category_ids: Sequence[int] | None = None,

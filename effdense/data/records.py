@@ -26,6 +26,7 @@ class ClassMap:
     Args:
         names: K class names, unique.
         category_ids: K ids, strictly ascending; gaps are fine (COCO's 80 classes use 1..90).
+        palette: RGB of each class in pictures, where its data set has colours of its own.
 
     Raises:
         DataError: lengths differ, names repeat, ids do not ascend, or there is no class.
@@ -33,6 +34,7 @@ class ClassMap:
 
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    palette: tuple[tuple[int, int, int], ...] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.names or len(self.names) != len(self.category_ids):

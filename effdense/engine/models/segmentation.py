@@ -11,7 +11,7 @@ from torch import Tensor
 
 from effdense.engine.models.shell import COMMON_ARGUMENTS, NetworkModel, split_options
 from effdense.engine.registry import MODELS
-from effdense.models.segmentation import EfficientUNetConfig, create_segmentor
+from effdense.models.segmentation import SegmentorConfig, create_segmentor
 from effdense.models.segmentation.postprocess import class_map_at
 
 
@@ -23,7 +23,7 @@ class SegmentationModel(NetworkModel):
         name: as for ``effdense.create_segmentor``.
         num_classes: K; the engine fills it in from the dataset's classes.
         options: weights, encoder_weights, frozen_stages, frozen_batch_norm and channels_last as in ``NetworkModel``;
-            and fields of ``EfficientUNetConfig``.
+            and fields of ``SegmentorConfig``.
     """
 
     task = "segmentation"
@@ -43,7 +43,7 @@ class SegmentationModel(NetworkModel):
     @staticmethod
     def config_arguments() -> set[str]:
         """Keys a config may give (read by the config check)."""
-        return set(COMMON_ARGUMENTS) | {field.name for field in fields(EfficientUNetConfig)}
+        return set(COMMON_ARGUMENTS) | {field.name for field in fields(SegmentorConfig)}
 
     def forward(self, inputs: Tensor, masks: Tensor, mode: str = "loss", **batch: Any) -> Any:
         """Losses (``mode='loss'``), class maps (``'predict'``) or logits (``'tensor'``) of a normalised batch."""

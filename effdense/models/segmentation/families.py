@@ -1,4 +1,4 @@
-"""The EfficientUNet family as data: one frozen row per model, read by ``efficientunet.py``.
+"""The EfficientUNet family as data: one frozen row per model, read by ``segmentor.py``.
 
 A row is an encoder of ours under the U-Net decoder of segmentation-models-pytorch (smp), whose widths, batch-norm
 epsilon and activation are the defaults (smp decoders/unet/model.py, base/modules.py). The skips of V1 are those of
@@ -19,8 +19,8 @@ UPSAMPLING = ("nearest", "bilinear")
 
 
 @dataclass(frozen=True)
-class EfficientUNetConfig:
-    """Everything that decides an EfficientUNet's architecture and loss."""
+class SegmentorConfig:
+    """Everything that decides a segmentor's architecture and loss."""
 
     name: str
     encoder: str
@@ -29,7 +29,7 @@ class EfficientUNetConfig:
     in_channels: int = 3
     decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)  # coarse to fine, one per stride 32, 16, 8, 4, 2
     stem_feature: bool = True  # stride-2 skip: the stem's output, else that of the first stage
-    early_stride_16: bool = False  # stride-16 skip: after the first block of its last stage, see ``efficientunet.py``
+    early_stride_16: bool = False  # stride-16 skip: after the first block of its last stage, see ``segmentor.py``
     padding: str = "same"
     encoder_padding: str | None = None  # None: ``padding``; the decoder's stride-1 convolutions are alike in both
     encoder_bn_eps: float | None = None  # None: that of the padding's convention, see ``create_encoder``
@@ -41,11 +41,17 @@ class EfficientUNetConfig:
     upsample: str = "nearest"
     drop_path_rate: float = 0.2  # published for the encoders, and smp's
     dropout: float = 0.0  # whole channels, in front of the head
-    # Loss
+    # Loss: a weighted sum of terms
     ce_weight: float = 1.0
     dice_weight: float = 0.0
-    label_smoothing: float = 0.0  # of the cross-entropy
-    class_weights: tuple[float, ...] | None = None  # of the cross-entropy, one per class
+    focal_weight: float = 0.0
+    lovasz_weight: float = 0.0
+    ohem_weight: float = 0.0  # cross-entropy over the hard pixels only
+    label_smoothing: float = 0.0  # of the cross-entropies
+    class_weights: tuple[float, ...] | None = None  # of the cross-entropies and the focal loss, one per class
+    focal_gamma: float = 2.0
+    ohem_threshold: float = 0.7  # pixels whose class has less probability than this are hard
+    ohem_min_kept: float = 0.0625  # at least this share of the counted pixels is hard
     ignore_index: int = 255
     # Preprocessing that the weights expect (RGB, applied outside the network)
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -59,7 +65,14 @@ class EfficientUNetConfig:
         """``image_size`` as (height, width)."""
         return self.image_size if isinstance(self.image_size, (tuple, list)) else (self.image_size, self.image_size)
 
-    def override(self, **changes: Any) -> EfficientUNetConfig:
+    @property
+    def loss_options(self) -> dict[str, Any]:
+        """Arguments of ``segmentation_loss``, but for ``class_weights``, which is a tensor there."""
+        names = ("ce_weight", "dice_weight", "focal_weight", "lovasz_weight", "ohem_weight", "label_smoothing")
+        names += ("focal_gamma", "ohem_threshold", "ohem_min_kept", "ignore_index")
+        return {name: getattr(self, name) for name in names}
+
+    def override(self, **changes: Any) -> SegmentorConfig:
         """A copy with fields replaced; a name that is no field raises ConfigError with the nearest ones."""
         known = {field.name for field in fields(self)}
         for key in changes:
@@ -68,7 +81,7 @@ class EfficientUNetConfig:
         return replace(self, **changes)
 
 
-def _validate(config: EfficientUNetConfig) -> None:
+def _validate(config: SegmentorConfig) -> None:
     size = config.size_hw
     if len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
         raise ConfigError(
@@ -98,19 +111,19 @@ def _validate(config: EfficientUNetConfig) -> None:
         raise ConfigError(f"{config.name}: class_weights must not be negative nor all 0, got {config.class_weights!r}.")
 
 
-def _rows() -> list[EfficientUNetConfig]:
-    rows = [EfficientUNetConfig(f"efficientunet_b{i}", f"efficientnet_b{i}", early_stride_16=i == 0) for i in range(8)]
+def _rows() -> list[SegmentorConfig]:
+    rows = [SegmentorConfig(f"efficientunet_b{i}", f"efficientnet_b{i}", early_stride_16=i == 0) for i in range(8)]
     rows += [
-        EfficientUNetConfig(f"efficientunet_lite{i}", f"efficientnet_lite{i}", mean=LITE_MEAN, std=LITE_STD)
+        SegmentorConfig(f"efficientunet_lite{i}", f"efficientnet_lite{i}", mean=LITE_MEAN, std=LITE_STD)
         for i in range(5)
     ]
     sizes = ("s", "m", "l", "xl", "b0", "b1", "b2", "b3")
     return rows + [
-        EfficientUNetConfig(f"efficientunet_v2{size}", f"efficientnetv2_{size}", stem_feature=False) for size in sizes
+        SegmentorConfig(f"efficientunet_v2{size}", f"efficientnetv2_{size}", stem_feature=False) for size in sizes
     ]
 
 
-CONFIGS: dict[str, EfficientUNetConfig] = {row.name: row for row in _rows()}
+CONFIGS: dict[str, SegmentorConfig] = {row.name: row for row in _rows()}
 
 
 def segmentor_names() -> list[str]:
@@ -118,7 +131,7 @@ def segmentor_names() -> list[str]:
     return list(CONFIGS)
 
 
-def segmentor_config(name: str) -> EfficientUNetConfig:
+def segmentor_config(name: str) -> SegmentorConfig:
     """The row of ``name``; an unknown name raises ConfigError with the nearest ones."""
     if name not in CONFIGS:
         raise ConfigError(f"unknown segmentor {name!r}.{did_you_mean(str(name), CONFIGS)} Known: {', '.join(CONFIGS)}.")

@@ -64,8 +64,14 @@ def segmentation_loss(
     *,
     ce_weight: float = 1.0,
     dice_weight: float = 0.0,
+    focal_weight: float = 0.0,
+    lovasz_weight: float = 0.0,
+    ohem_weight: float = 0.0,
     label_smoothing: float = 0.0,
     class_weights: Tensor | None = None,
+    focal_gamma: float = 2.0,
+    ohem_threshold: float = 0.7,
+    ohem_min_kept: float = 0.0625,
     ignore_index: int = 255,
 ) -> dict[str, Tensor]:
     """``ce_weight`` x cross-entropy + ``dice_weight`` x Dice loss, in float32 whatever the logits are.

@@ -1,4 +1,4 @@
-"""EfficientUNet: encoder -> U-Net decoder -> head. Images (B, C, H, W) of any size in, logits (B, K, H, W) out.
+"""Segmentor: encoder -> U-Net decoder -> head. Images (B, C, H, W) of any size in, logits (B, K, H, W) out.
 
     >>> segmentor = create_segmentor("efficientunet_b0", num_classes=11)
     >>> segmentor(torch.zeros(1, 3, 225, 319)).shape
@@ -20,13 +20,13 @@ from effdense.models.encoders import create_encoder
 from effdense.models.encoders.efficientnet import EfficientNetEncoder, last_stage_of_stride
 from effdense.models.encoders.padding import BN_EPS, check_padding
 from effdense.models.layers import batch_norm
-from effdense.models.segmentation.families import EfficientUNetConfig, segmentor_config
+from effdense.models.segmentation.families import SegmentorConfig, segmentor_config
 from effdense.models.segmentation.head import make_head
 from effdense.models.segmentation.losses import segmentation_loss
 from effdense.models.segmentation.unet import UNetDecoder
 
 
-class EfficientUNet(nn.Module):
+class Segmentor(nn.Module):
     """A U-Net with any encoder of ours.
 
     Args:
@@ -39,7 +39,7 @@ class EfficientUNet(nn.Module):
 
     class_weights: Tensor | None
 
-    def __init__(self, config: EfficientUNetConfig, num_classes: int) -> None:
+    def __init__(self, config: SegmentorConfig, num_classes: int) -> None:
         super().__init__()
         _check_classes(config, num_classes)
         self.config = config
@@ -86,15 +86,7 @@ class EfficientUNet(nn.Module):
         Returns: ``{"loss_seg": scalar}``; 0 with zero gradients where every pixel is ignored.
         Raises: ShapeError for masks that do not fit.
         """
-        return segmentation_loss(
-            self(images),
-            masks,
-            ce_weight=self.config.ce_weight,
-            dice_weight=self.config.dice_weight,
-            label_smoothing=self.config.label_smoothing,
-            class_weights=self.class_weights,
-            ignore_index=self.config.ignore_index,
-        )
+        return segmentation_loss(self(images), masks, class_weights=self.class_weights, **self.config.loss_options)
 
     def set_dropout(self, rate: float) -> None:
         """Change the rate in front of the head, for schedules.
@@ -142,7 +134,7 @@ def features_with_early_stride_16(encoder: EfficientNetEncoder, images: Tensor) 
     return tuple(features)
 
 
-def _check_classes(config: EfficientUNetConfig, num_classes: int) -> None:
+def _check_classes(config: SegmentorConfig, num_classes: int) -> None:
     if type(num_classes) is not int or num_classes < 1:
         raise ConfigError(f"{config.name}: num_classes must be a whole number of at least 2, got {num_classes!r}.")
     if num_classes == 1:
@@ -162,19 +154,19 @@ def _check_classes(config: EfficientUNetConfig, num_classes: int) -> None:
         )
 
 
-def create_segmentor(name: str, num_classes: int, weights: Any = None, **options: Any) -> EfficientUNet:
+def create_segmentor(name: str, num_classes: int, weights: Any = None, **options: Any) -> Segmentor:
     """Build a segmentor by name.
 
     Args:
         name: ``efficientunet_b0..b7, lite0..lite4, v2s, v2m, v2l, v2xl, v2b0..v2b3``.
         num_classes: K.
         weights: None, or a source that ``effdense.load_weights`` takes (path or state dict).
-        options: any field of ``EfficientUNetConfig``, for example ``image_size=(360, 480)``, ``dice_weight=1.0``,
+        options: any field of ``SegmentorConfig``, for example ``image_size=(360, 480)``, ``dice_weight=1.0``,
             ``upsample="bilinear"``, ``in_channels=1``.
 
     Raises: ConfigError for an unknown name or option (with the nearest ones), WeightsError for weights that do not fit.
     """
-    model = EfficientUNet(segmentor_config(name).override(**options), num_classes)
+    model = Segmentor(segmentor_config(name).override(**options), num_classes)
     if weights is not None:
         from effdense.models.weights import load_weights
 

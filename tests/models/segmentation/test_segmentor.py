@@ -6,7 +6,7 @@ import torch
 from effdense.errors import ConfigError, ShapeError
 from effdense.models.encoders import encoder_names
 from effdense.models.segmentation import create_segmentor, segmentor_config, segmentor_names
-from effdense.models.segmentation.efficientunet import features_with_early_stride_16
+from effdense.models.segmentation.segmentor import features_with_early_stride_16
 
 
 @pytest.fixture(scope="module")
