@@ -5,15 +5,28 @@ Every convolution here has stride 1, where TensorFlow SAME and torch's symmetric
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effdense.errors import ConfigError
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "relu6": nn.ReLU6, "relu": nn.ReLU}
+
+class SiLU(nn.SiLU):
+    """x * sigmoid(x), in place where no gradient is wanted; else autograd would copy x first, which costs more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": SiLU, "relu6": nn.ReLU6, "relu": nn.ReLU}
 
 
 def activation(name: str) -> nn.Module:
-    """In-place activation by name: ``silu`` (swish, D and V2 families), ``relu6`` (Lite) or ``relu``."""
+    """Activation by name: ``silu`` (swish, D and V2 families), ``relu6`` (Lite) or ``relu``.
+
+    Safe in place after a batch norm, whose backward needs its input and not its output.
+    """
     if name not in _ACTIVATIONS:
         raise ConfigError(f"activation must be one of {sorted(_ACTIVATIONS)}, got {name!r}.")
     return _ACTIVATIONS[name](inplace=True)

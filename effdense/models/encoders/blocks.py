@@ -38,7 +38,6 @@ class LayerOptions:
         return nn.BatchNorm2d(channels, eps=self.bn_eps, momentum=self.bn_momentum)
 
     def act(self) -> nn.Module:
-        # Safe in place: it follows a batch norm, whose backward needs its input, not its output.
         return activation(self.activation)
 
 
@@ -86,7 +85,9 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # mean and 1x1 convolutions instead of pool, flatten and linear: memory format stays channels_last.
-        pooled = x.mean((2, 3), keepdim=True)
+        # A sum divided afterwards is the mean bit for bit, but its gradient is a view: no map of HW equal values.
+        wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype  # 256 x 256 ones overflow half
+        pooled = (x.sum((2, 3), keepdim=True, dtype=wide) / (x.shape[-2] * x.shape[-1])).to(x.dtype)
         return x * self.gate(self.conv_expand(self.act1(self.conv_reduce(pooled))))
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from effdense.errors import ConfigError
 from effdense.models.encoders.padding import (
     Conv2dStrided,
+    PointwiseConv2d,
     check_padding,
     make_conv,
     same_padding,
@@ -124,3 +125,43 @@ def test_channels_last_stays_channels_last(size: tuple[int, int]) -> None:
 def test_a_third_convention_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'symetric', expected .* Did you mean 'symmetric'"):
         check_padding("symetric")
+
+
+@pytest.mark.parametrize("convention", ["same", "same_static"])
+@pytest.mark.parametrize("kernel, stride, dilation", [(3, 2, 1), (5, 2, 1), (3, 3, 1), (2, 1, 1), (4, 2, 2), (5, 4, 1)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_padding_by_shifted_windows_equals_a_padded_copy(convention, kernel, stride, dilation, channels_last):
+    torch.manual_seed(0)
+    for side in [(7, 8), (16, 13), (9, 5), (1, 2)]:
+        conv = Conv2dStrided(
+            4, 4, kernel, stride=stride, dilation=dilation, groups=2, convention=convention, native_side=side[0]
+        ).double()
+        x = torch.randn(2, 4, *side, dtype=torch.float64)
+        x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+        padded = conv(x)  # gradients are wanted: the input is copied
+        with torch.no_grad():
+            shifted = conv(x)
+        torch.testing.assert_close(shifted, padded.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch, side", [(1, (17, 3)), (3, (6, 5)), (1, (4, 4)), (16, (2, 2))])
+def test_pointwise_convolution_by_rows_equals_the_plain_one(batch, side, one_thread):
+    torch.manual_seed(0)
+    conv = PointwiseConv2d(6, 8, 1)
+    x = torch.randn(batch, 6, *side).contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    ours, theirs = conv(x), torch.nn.functional.conv2d(x, conv.weight, conv.bias)
+    torch.testing.assert_close(ours, theirs)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    wanted = [x, conv.weight, conv.bias]
+    gradients = (torch.autograd.grad(y.sin().sum(), wanted, retain_graph=True) for y in (ours, theirs))
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def one_thread():
+    """Torch with one thread, where 1x1 convolutions go by rows."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
