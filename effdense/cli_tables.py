@@ -13,6 +13,7 @@ from effdense.errors import WeightsError
 from effdense.models.costs import ModelCost, build_model, model_cost
 from effdense.models.published import published
 from effdense.models.search import Measured
+from effdense.models.segmentation.decoder_names import BIFPN_OPTIONS
 from effdense.models.weights.identify import describe
 from effdense.models.weights.layouts import convert_source
 from effdense.models.weights.read import innermost, read_checkpoint, read_source
@@ -68,7 +69,7 @@ def is_checkpoint(text: str) -> bool:
     """Does a command-line argument mean a file or run folder rather than a model's name?"""
     if text.lower().endswith(_CHECKPOINT_SUFFIXES) or os.sep in text:
         return True
-    return not text.startswith("efficient") and Path(text).exists()
+    return not text.startswith(("efficient", "bifpnseg")) and Path(text).exists()
 
 
 def describe_model(
@@ -112,11 +113,18 @@ def _structure(network: Any, cost: ModelCost) -> Iterator[tuple[str, str]]:
         yield "scale", f"width {config.width:.4g}, depth {config.depth:.4g}"
     else:
         yield "encoder", str(encoder.name)
-        yield "decoder channels", _numbers(config.decoder_channels)
+        yield "decoder", _decoder(config)
         yield "classes", str(network.num_classes)
     yield "strides", _numbers(encoder.strides)
     yield "channels", _numbers(encoder.channels)
     yield "convention", _convention(encoder)
+
+
+def _decoder(config: Any) -> str:
+    if config.decoder == "unet":
+        return f"U-Net, channels {_numbers(config.decoder_channels)}"
+    options = {**(BIFPN_OPTIONS if config.decoder == "bifpn" else {}), **config.decoder_options}
+    return ", ".join([config.decoder, *(f"{name} {value}" for name, value in options.items())])
 
 
 def _detector_structure(network: Any, cost: ModelCost) -> Iterator[tuple[str, str]]:
@@ -144,6 +152,7 @@ def _convention(encoder: Any) -> str:
 def _family(name: str) -> str:
     families = {
         "efficientdet_lite": "EfficientDet-Lite", "efficientdet": "EfficientDet", "efficientunet": "EfficientUNet",
+        "bifpnseg": "EfficientDet's segmentor (BiFPN)",
         "efficientnet_lite": "EfficientNet-Lite", "efficientnetv2": "EfficientNetV2", "efficientnet": "EfficientNet",
     }  # fmt: skip
     return next(text for prefix, text in families.items() if name.startswith(prefix))

@@ -118,7 +118,7 @@ def build_model(name: str, num_classes: int | None = None, *, device: str | torc
     with torch.device(device):
         if name.startswith("efficientdet"):
             return create_detector(name, COCO_CLASSES if num_classes is None else num_classes).eval()
-        if name.startswith("efficientunet"):
+        if name.startswith(("efficientunet", "bifpnseg")):
             return create_segmentor(name, VOC_CLASSES if num_classes is None else num_classes).eval()
         if name.startswith("efficientnet"):
             return create_encoder(name).eval()

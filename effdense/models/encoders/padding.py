@@ -17,6 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effdense.errors import ConfigError, did_you_mean
+from effdense.models.encoders.cpu_kernels import (
+    depthwise5x5,
+    eager_on_cpu,
+    goes_by_rows,
+    pointwise_by_rows,
+    trains_slowly,
+    zero_pad,
+)
 
 Padding = Literal["same", "same_static", "symmetric"]
 # Google trained with 1e-3 (tensorflow/tpu efficientnet_builder.py); weights born in torch use torch's own 1e-5.
@@ -52,26 +60,25 @@ def same_padding(side: int, kernel: int, stride: int, dilation: int = 1) -> tupl
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """1x1 convolution; a plain nn.Conv2d but for the kernel that a CPU takes.
-
-    With one thread and fewer than 16 pictures torch hands 1x1 convolutions to the BLAS, which takes about twice as long
-    as oneDNN here. Rows of a channels_last map are as good as pictures, and of those there are enough.
-    """
+    """1x1 convolution; a plain nn.Conv2d but for the kernel that a CPU takes."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self._by_rows(x):
-            return super().forward(x)
-        batch, channels, height, width = x.shape
-        rows = x.permute(0, 2, 3, 1).reshape(batch * height, 1, width, channels).permute(0, 3, 1, 2)
-        y = super().forward(rows).permute(0, 2, 3, 1)
-        return y.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+        if x.ndim == 4 and eager_on_cpu(x) and goes_by_rows(x):
+            return pointwise_by_rows(x, self.weight, self.bias)
+        return super().forward(x)
 
-    def _by_rows(self, x: Tensor) -> bool:
-        if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing() or x.ndim != 4:
-            return False
-        batch, _, height, _ = x.shape
-        few = batch < 16 <= batch * height and torch.get_num_threads() == 1
-        return few and x.dtype == torch.float32 and x.is_contiguous(memory_format=torch.channels_last)
+
+class DepthwiseConv2d(nn.Conv2d):
+    """Depthwise convolution of stride 1; a plain nn.Conv2d but for the kernels that a CPU takes in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _convolve(self, x, cast(tuple[int, int], self.padding))
+
+
+def _convolve(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int]) -> Tensor:
+    if conv.bias is None and eager_on_cpu(x) and trains_slowly(x, conv.weight, conv.dilation):
+        return depthwise5x5(x, conv.weight, conv.stride, padding)
+    return F.conv2d(x, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
 
 
 class Conv2dStrided(nn.Conv2d):
@@ -98,14 +105,15 @@ class Conv2dStrided(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.convention == "symmetric":
-            return super().forward(x)
+            return _convolve(self, x, cast(tuple[int, int], self.padding))
         (top, bottom), (left, right) = self._amounts(x.shape[-2], 0), self._amounts(x.shape[-1], 1)
         if top == bottom and left == right:
             # The convolution pads for free; F.pad costs a copy of the activation.
-            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
-        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            x = F.pad(x, (left, right, top, bottom))
-            return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+            return _convolve(self, x, (top, left))
+        if not eager_on_cpu(x):
+            return _convolve(self, F.pad(x, (left, right, top, bottom)), (0, 0))
+        if torch.is_grad_enabled():
+            return _convolve(self, zero_pad(x, top, bottom, left, right), (0, 0))
         return self._shifted(x, (top, bottom), (left, right))
 
     def _shifted(self, x: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
@@ -166,7 +174,11 @@ def make_conv(
             bias=bias,
             convention=padding,
         )
-    kind = PointwiseConv2d if kernel == 1 and groups == 1 else nn.Conv2d
+    kind: type[nn.Conv2d] = nn.Conv2d
+    if kernel == 1 and groups == 1:
+        kind = PointwiseConv2d
+    elif groups == in_channels == out_channels:
+        kind = DepthwiseConv2d
     return kind(in_channels, out_channels, kernel, padding=extent // 2, dilation=dilation, groups=groups, bias=bias)
 
 

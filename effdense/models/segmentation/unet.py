@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effdense.models.layers import activation
+from effdense.models.segmentation.attention import Attention
 
 # From this many px of the coarse map on, forming the 4x4 kernel costs less than it saves (measured on a CPU).
 _MIN_PIXELS_DOUBLED = 512
@@ -52,7 +53,7 @@ class JoiningConv2d(nn.Conv2d):
             y = F.conv_transpose2d(x, self._doubled_kernel(own), stride=2, padding=1)
         else:
             y = F.conv2d(resize(x, size, self.upsample), own, padding=1)
-        return y if skip is None else y + F.conv2d(skip, self.weight[:, self.split :], padding=1)
+        return y if skip is None else y.add_(F.conv2d(skip, self.weight[:, self.split :], padding=1))
 
     def _doubled_kernel(self, weight: Tensor) -> Tensor:
         """(C', C, 3, 3) -> (C, C', 4, 4) of the transposed convolution; summed in the precision of the parameter."""
@@ -102,6 +103,7 @@ class UNetBlock(nn.Module):
         act: name of the activation.
         upsample: "nearest" or "bilinear".
         bn: builds the normalisation of so many channels.
+        attention: None or "scse", on the joined map and behind the convolutions.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class UNetBlock(nn.Module):
         act: str,
         upsample: str,
         bn: Callable[[int], nn.Module],
+        attention: str | None = None,
     ) -> None:
         super().__init__()
 
@@ -121,11 +124,18 @@ class UNetBlock(nn.Module):
 
         self.conv1 = block(JoiningConv2d(in_channels, skip_channels, out_channels, upsample=upsample))
         self.conv2 = block(nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False))
+        self.upsample = upsample
+        # smp builds the first also where there is no skip, and never runs it there.
+        joined = attention if skip_channels else None
+        self.attention1 = Attention(joined, in_channels + skip_channels) if joined else None
+        self.attention2 = Attention(attention, out_channels)
 
     def forward(self, x: Tensor, size: tuple[int, int], skip: Tensor | None) -> Tensor:
         """Args: x (B, C, h, w); size (H, W) px of the result; skip (B, C_skip, H, W) or None."""
         conv, norm, act = self.conv1
-        return self.conv2(act(norm(conv(x, size, skip))))
+        if self.attention1 is not None and skip is not None:
+            x, skip = self.attention1(torch.cat([resize(x, size, self.upsample), skip], 1)), None
+        return self.attention2(self.conv2(act(norm(conv(x, size, skip)))))
 
 
 class UNetDecoder(nn.Module):
@@ -134,7 +144,7 @@ class UNetDecoder(nn.Module):
     Args:
         encoder_channels: of the features, fine to coarse.
         channels: of the blocks, coarse to fine, as many as there are features.
-        act, upsample, bn: see :class:`UNetBlock`.
+        act, upsample, bn, attention: see :class:`UNetBlock`.
     """
 
     def __init__(
@@ -145,13 +155,14 @@ class UNetDecoder(nn.Module):
         act: str,
         upsample: str,
         bn: Callable[[int], nn.Module],
+        attention: str | None = None,
     ) -> None:
         super().__init__()
         coarse_to_fine = list(encoder_channels)[::-1]
         inputs = [coarse_to_fine[0], *channels[:-1]]
         skips = [*coarse_to_fine[1:], 0]
         self.blocks = nn.ModuleList(
-            UNetBlock(in_channels, skip_channels, out_channels, act=act, upsample=upsample, bn=bn)
+            UNetBlock(in_channels, skip_channels, out_channels, act=act, upsample=upsample, bn=bn, attention=attention)
             for in_channels, skip_channels, out_channels in zip(inputs, skips, channels, strict=True)
         )
         self.out_channels = channels[-1]
@@ -160,6 +171,8 @@ class UNetDecoder(nn.Module):
                 nn.init.kaiming_uniform_(
                     module.weight, mode="fan_in", nonlinearity="relu"
                 )  # smp base/initialization.py
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Args: features fine to coarse; size (H, W) px of the result. Returns: (B, channels[-1], H, W)."""

@@ -121,9 +121,19 @@ def _copy_rows(
     return rows
 
 
+def names_of_rows(model: nn.Module, names: Sequence[str] | None) -> Sequence[str] | None:
+    """Class names in the order of the prediction's rows; None for one logit, which stands for two classes."""
+    return None if _is_binary(model) else names
+
+
+def _is_binary(model: nn.Module) -> bool:
+    """Whether a segmentor tells two classes, background and object, by one logit."""
+    return getattr(model, "num_classes", None) == 1 and hasattr(model, "segmentation_head")
+
+
 def check_class_names(model: nn.Module, names: Sequence[str] | None) -> None:
     """Raise ConfigError where the names given for the model are not one per class."""
-    count = getattr(model, "num_classes", None)
+    count = 2 if _is_binary(model) else getattr(model, "num_classes", None)
     if names is None or count is None:
         return
     if isinstance(names, str) or len(names) != count:

@@ -16,7 +16,8 @@ ENCODER_PREFIX = {"encoder": "", "classifier": "", "detector": "backbone.", "seg
 # An ImageNet head: nothing in a dense-prediction model reads these.
 _HEAD_PREFIXES = ("conv_head.", "bn2.", "classifier.")
 _BODY_PREFIXES = ("fpn.", "class_net.", "box_net.", "decoder.", "segmentation_head.")
-_PART_PREFIXES = (*_BODY_PREFIXES, "classification_head.")
+_AUXILIARY = "auxiliary_head."  # of a segmentor, for training only
+_PART_PREFIXES = (*_BODY_PREFIXES, "classification_head.", _AUXILIARY)
 # Parts of a network. A source with more in them than the model has was made for another architecture, even if all that
 # is needed fits: EfficientDet-D0 holds every tensor that Lite0 asks for.
 NETWORK_PREFIXES = ("conv_stem.", "bn1.", "blocks.", "backbone.", "encoder.", *_BODY_PREFIXES)
@@ -72,7 +73,8 @@ def fit(converted: Converted, own: Mapping[str, Tensor]) -> Fitting:
         if place in own:
             fitting.state[place] = converted.state[key]
         else:
-            (fitting.unused if _is_idle(place, prefix, last_stage) else fitting.unexpected).append(key)
+            idle = _is_idle(place, prefix, last_stage) or _is_never_run(place, own)
+            (fitting.unused if idle else fitting.unexpected).append(key)
     fitting.wanted = [key for key in own if fitting.whole or key.startswith(prefix)]
     if kind == "classifier":
         _excuse_head(fitting)
@@ -105,9 +107,37 @@ def _is_idle(key: str, prefix: str, last_stage: int) -> bool:
     """Whether a key belongs to a part that the model was knowingly built without."""
     inner = key.removeprefix(prefix)
     if prefix and not key.startswith(prefix):
-        return key.startswith("classification_head.")
+        return key.startswith(("classification_head.", _AUXILIARY))
     stage = _stage(inner)
     return inner.startswith(_HEAD_PREFIXES) or (stage is not None and stage > last_stage)
+
+
+def _is_never_run(key: str, own: Mapping[str, Tensor]) -> bool:
+    """Whether smp built this attention in front of a skip that its block does not have; ours leaves it out."""
+    block, attention, _ = key.partition(".attention1.")
+    return bool(attention) and f"{block}.attention2.attention.sSE.0.weight" in own
+
+
+def set_auxiliary_aside(fitting: Fitting, own: Mapping[str, Tensor], *, same_classes: bool) -> list[str]:
+    """Leave an auxiliary head as it was unless the source has it in the same shape for the same classes.
+
+    Returns: sentences for the report.
+    """
+    keys = [key for key in own if key.startswith(_AUXILIARY)]
+    state = fitting.state
+    if not fitting.whole or not keys:
+        return []
+    given = [key for key in keys if key in state]
+    if same_classes and len(given) == len(keys) and all(state[key].shape == own[key].shape for key in keys):
+        return []
+    fitting.wanted = [key for key in fitting.wanted if key not in keys]
+    fitting.unused += given
+    for key in given:
+        del state[key]
+    what = (
+        "the source's auxiliary_head is of another stride or classes" if given else "the source has no auxiliary_head"
+    )
+    return [f"{what}: the model's is as it was"]
 
 
 def _stage(key: str) -> int | None:

@@ -16,9 +16,16 @@ from torch import Tensor, nn
 
 from effdense.errors import WeightsError
 from effdense.models.weights.channels import adapt_channels
-from effdense.models.weights.classes import check_class_names, class_layer_of, match_rows
+from effdense.models.weights.classes import check_class_names, class_layer_of, match_rows, names_of_rows
 from effdense.models.weights.convention import plan_convention
-from effdense.models.weights.fitting import ENCODER_PREFIX, NETWORK_PREFIXES, Fitting, fit, kind_of_model
+from effdense.models.weights.fitting import (
+    ENCODER_PREFIX,
+    NETWORK_PREFIXES,
+    Fitting,
+    fit,
+    kind_of_model,
+    set_auxiliary_aside,
+)
 from effdense.models.weights.identify import describe, encoder_names_of, part_of
 from effdense.models.weights.layout import Converted
 from effdense.models.weights.layouts import convert_source
@@ -98,7 +105,7 @@ def load_opened(
     if options_first:
         _check_options(model, converted)
     _adapt_stem(fitting, own, f"{prefix}conv_stem.weight", report, adapt)
-    copies = _match(model, fitting, own, converted, class_names, report)
+    copies = _match(model, fitting, own, converted, names_of_rows(model, class_names), report)
     if fitting.whole and not options_first:
         _check_options(model, converted)
     switch = plan_convention(model, converted, whole=fitting.whole, adapt=adapt)
@@ -124,6 +131,7 @@ def _match(
     """The tensors to copy, by the model's keys; refuses a source that does not fit."""
     layer = class_layer_of(model) if fitting.whole else None
     rows = layer and match_rows(layer, fitting.state, own, converted.class_names, class_names)
+    report.notes += set_auxiliary_aside(fitting, own, same_classes=not rows)
     copies: dict[str, Tensor] = {}
     wrong: list[str] = []
     for key, value in fitting.state.items():

@@ -72,7 +72,7 @@ def test_the_axes_are_padded_apart() -> None:
 
 def test_stride_one_needs_no_padding_at_run_time() -> None:
     conv = make_conv(4, 4, 5, groups=4, padding="same")
-    assert type(conv) is nn.Conv2d
+    assert isinstance(conv, nn.Conv2d) and not isinstance(conv, Conv2dStrided)
     assert conv.padding == (2, 2)
     assert make_conv(4, 4, 5, stride=2, padding="symmetric").padding == (2, 2)
 
@@ -130,7 +130,7 @@ def test_a_third_convention_is_refused() -> None:
 @pytest.mark.parametrize("convention", ["same", "same_static"])
 @pytest.mark.parametrize("kernel, stride, dilation", [(3, 2, 1), (5, 2, 1), (3, 3, 1), (2, 1, 1), (4, 2, 2), (5, 4, 1)])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_padding_by_shifted_windows_equals_a_padded_copy(convention, kernel, stride, dilation, channels_last):
+def test_padding_equals_a_padded_copy_with_and_without_gradients(convention, kernel, stride, dilation, channels_last):
     torch.manual_seed(0)
     for side in [(7, 8), (16, 13), (9, 5), (1, 2)]:
         conv = Conv2dStrided(
@@ -138,10 +138,18 @@ def test_padding_by_shifted_windows_equals_a_padded_copy(convention, kernel, str
         ).double()
         x = torch.randn(2, 4, *side, dtype=torch.float64)
         x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-        padded = conv(x)  # gradients are wanted: the input is copied
+        (top, bottom), (left, right) = conv._amounts(side[0], 0), conv._amounts(side[1], 1)
+
+        def by_hand(x, conv=conv, amounts=(left, right, top, bottom), dilation=dilation):
+            x = torch.nn.functional.pad(x, amounts)
+            return torch.nn.functional.conv2d(x, conv.weight, None, stride, 0, dilation, 2) + conv.bias.view(-1, 1, 1)
+
         with torch.no_grad():
-            shifted = conv(x)
-        torch.testing.assert_close(shifted, padded.detach(), rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(conv(x), by_hand(x), rtol=1e-12, atol=1e-12)
+        x.requires_grad_()
+        wanted = [x, conv.weight]
+        gradients = [torch.autograd.grad(y.sin().sum(), wanted) for y in (conv(x), by_hand(x))]
+        torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("batch, side", [(1, (17, 3)), (3, (6, 5)), (1, (4, 4)), (16, (2, 2))])
@@ -165,3 +173,34 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("convention", ["same", "symmetric"])
+@pytest.mark.parametrize("batch, side", [(1, (17, 8)), (3, (6, 5)), (2, (1, 3))])
+def test_depthwise_5x5_gradients_put_together_from_corners(stride, convention, batch, side):
+    torch.manual_seed(0)
+    conv = make_conv(6, 6, 5, stride=stride, groups=6, padding=convention)
+    x = torch.randn(batch, 6, *side).contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = conv(x)
+    assert "Depthwise5x5" in type(y.grad_fn).__name__
+    double = make_conv(6, 6, 5, stride=stride, groups=6, padding=convention).double()  # float64 goes the plain way
+    double.load_state_dict(conv.state_dict())
+    x64 = x.detach().double().requires_grad_()
+    y64 = double(x64)
+    assert "Depthwise5x5" not in type(y64.grad_fn).__name__
+    torch.testing.assert_close(y.double(), y64, rtol=1e-5, atol=1e-5)
+    ours = torch.autograd.grad(y.sin().sum(), [x, conv.weight])
+    exact = torch.autograd.grad(y64.sin().sum(), [x64, double.weight])
+    torch.testing.assert_close([g.double() for g in ours], list(exact), rtol=1e-4, atol=1e-4)
+
+
+def test_frozen_weights_and_inputs_get_no_gradient():
+    conv = make_conv(6, 6, 5, groups=6)
+    x = torch.randn(1, 6, 8, 8).contiguous(memory_format=torch.channels_last)
+    conv(x).sum().backward()
+    assert conv.weight.grad is not None and x.grad is None
+    conv.weight.requires_grad_(False)
+    x.requires_grad_()
+    conv(x).sum().backward()
+    assert x.grad is not None

@@ -17,10 +17,12 @@ def segmentor():
 
 def test_names_and_their_encoders():
     names = segmentor_names()
-    assert len(names) == 8 + 5 + 8
-    assert {"efficientunet_b7", "efficientunet_lite4", "efficientunet_v2xl", "efficientunet_v2b3"} <= set(names)
-    assert all(segmentor_config(name).encoder in encoder_names() for name in names)
+    assert {"efficientunet_b7", "efficientunet_l2", "efficientunet_lite4", "efficientunet_v2xl"} <= set(names)
+    assert {"efficientunet_v2b3", "efficientunet_v2rw_t", "bifpnseg_b4", "bifpnseg_v2s"} <= set(names)
+    for kind in ("efficientunet_", "bifpnseg_"):
+        assert [segmentor_config(name).encoder for name in names if name.startswith(kind)] == encoder_names()
     assert segmentor_config("efficientunet_v2s").encoder == "efficientnetv2_s"
+    assert segmentor_config("efficientunet_v2rw_s").encoder_padding == "symmetric"
 
 
 @pytest.mark.parametrize("size", [(64, 96), (65, 97), (33, 50)])
@@ -34,6 +36,26 @@ def test_other_families(name):
     model = create_segmentor(name, 3, stem_feature=False, upsample="bilinear", in_channels=1).eval()
     with torch.no_grad():
         assert model(torch.randn(1, 1, 40, 72)).shape == (1, 3, 40, 72)
+
+
+def test_one_logit_tells_two_classes_apart():
+    torch.manual_seed(0)
+    model = create_segmentor("efficientunet_lite0", 1, class_weights=(1.0, 2.0), drop_path_rate=0.0)
+    images = torch.randn(2, 3, 32, 64)
+    masks = (images[:, 0] > 0).byte()
+    masks[:, :4] = 255
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    losses = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = model.loss(images, masks)["loss_seg"]
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert model.eval()(images).shape == (2, 1, 32, 64)
+    with pytest.raises(ShapeError, match="2"):
+        model.loss(images, masks.clamp(max=2))
 
 
 def test_batch_equals_single(segmentor):
@@ -137,7 +159,9 @@ def test_class_weights_follow_the_device_and_stay_out_of_checkpoints():
     ("arguments", "options", "message"),
     [
         (("efficientunet_bo", 2), {}, "Did you mean 'efficientunet_b"),
-        (("efficientunet_b0", 1), {}, "num_classes=2"),
+        (("efficientunet_b99", 2), {}, "efficientunet_ or bifpnseg_ and one of b0, b1"),
+        (("efficientunet_b0", 1), {"ignore_index": 1}, "one of the 2 classes"),
+        (("efficientunet_b0", 1), {"class_weights": (1.0,)}, "1 values for background and object"),
         (("efficientunet_b0", 0), {}, "got 0"),
         (("efficientunet_b0", 256), {}, "ignore_index 255"),
         (("efficientunet_b0", 2), {"decoder_chanels": (1,)}, "Did you mean 'decoder_channels'"),
@@ -145,7 +169,10 @@ def test_class_weights_follow_the_device_and_stay_out_of_checkpoints():
         (("efficientunet_b0", 2), {"upsample": "cubic"}, "cubic"),
         (("efficientunet_b0", 2), {"image_size": 0}, "image_size"),
         (("efficientunet_b0", 2), {"dropout": 1.0}, "dropout"),
-        (("efficientunet_b0", 2), {"ce_weight": 0.0}, "both 0"),
+        (("efficientunet_b0", 2), {"ce_weight": 0.0}, "nor all 0"),
+        (("efficientunet_b0", 2), {"lovasz_weight": -1.0}, "lovasz_weight -1.0"),
+        (("efficientunet_b0", 2), {"ohem_threshold": 1.5}, "ohem_threshold must lie"),
+        (("efficientunet_b0", 2), {"focal_gamma": -1.0}, "focal_gamma"),
         (("efficientunet_b0", 2), {"class_weights": (1.0,)}, "1 values for 2 classes"),
         (("efficientunet_b0", 2), {"encoder_padding": "sane"}, "padding"),
     ],
