@@ -1,4 +1,4 @@
-"""The segmentor of effunet_b0_shapes.py with progressive learning: from 64 px to 128 px in three stages.
+"""The segmentor of effunet_b0_shapes.py with progressive learning: 64, 80, then 96 px.
 
 Run:      python tools/train.py configs/effunet_b0_shapes_progressive.py
 Hardware: 2 CPU cores
@@ -8,5 +8,6 @@ Score:    not measured
 _base_ = ["effunet_b0_shapes.py"]
 
 default_hooks = dict(
-    progressive=dict(type="ProgressiveLearningHook", stages=3, image_size=(64, 128), drop_path=(0.0, 0.1))
+    progressive=dict(type="ProgressiveLearningHook", stages=3, image_size=(64, 96), divisor=16),
+    precise_bn=dict(freeze_from=6),  # not before the pictures have their last size
 )

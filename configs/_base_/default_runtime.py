@@ -25,5 +25,6 @@ env_cfg = dict(
     dist_cfg=dict(backend="nccl"),
 )
 randomness = dict(seed=0, deterministic=False)
-# Files and annotations are checked before training; decode=N also decodes the first N images.
-data_check = dict(enable=True, decode=0)
+# Files and annotations are checked before training; decode=N also decodes N pictures or masks, "all" every one. None:
+# no picture, every mask.
+data_check = dict(enable=True, decode=None)

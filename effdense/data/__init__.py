@@ -4,13 +4,24 @@ The way of one sample: ``read_coco`` -> :class:`DetectionRecords` -> :class:`Det
 ``collate_detection`` -> the device, where it is normalised.
 """
 
+from effdense.data.ade20k import read_ade20k
 from effdense.data.augment import CenterCrop, ColorJitter, RandAugment, RandomErasing, RandomResizedCrop
+from effdense.data.camvid import read_camvid
 from effdense.data.check import DataReport, Finding, check_images
+from effdense.data.cityscapes import read_cityscapes
 from effdense.data.classification import ClassificationDataset, collate_classification
 from effdense.data.coco import read_coco
+from effdense.data.coco_semantic import read_coco_panoptic, read_coco_stuff
 from effdense.data.collate import DetectionBatch, collate_detection
 from effdense.data.dataset import DetectionDataset, Sample, init_worker
-from effdense.data.geometry import HorizontalFlip, ResizePad, ScaleJitterCrop, invert_boxes, transform_boxes
+from effdense.data.geometry import (
+    HorizontalFlip,
+    ResizePad,
+    ScaleJitterCrop,
+    VerticalFlip,
+    invert_boxes,
+    transform_boxes,
+)
 from effdense.data.image_file_check import check_image_files
 from effdense.data.image_folder import ClassificationRecords, read_image_folder
 from effdense.data.image_io import read_image, write_jpeg, write_png
@@ -18,12 +29,14 @@ from effdense.data.mask_check import check_masks
 from effdense.data.mask_folder import SegmentationRecords, read_mask_folder
 from effdense.data.mixing import BatchMixer
 from effdense.data.paths import data_root, resolve
+from effdense.data.photometric import PhotometricJitter
 from effdense.data.records import ClassMap, DetectionRecords, ImageRecord
 from effdense.data.sampler import EvalSampler, SampleIndex, TrainSampler
 from effdense.data.segmentation import SegmentationDataset, collate_segmentation
 from effdense.data.shapes import shapes_root, write_shapes
 from effdense.data.shapes_folder import write_shapes_folder
 from effdense.data.staged import StagedTransforms
+from effdense.data.voc_segmentation import read_voc
 
 __all__ = [
     "BatchMixer",
@@ -40,6 +53,7 @@ __all__ = [
     "Finding",
     "HorizontalFlip",
     "ImageRecord",
+    "PhotometricJitter",
     "RandAugment",
     "RandomErasing",
     "RandomResizedCrop",
@@ -51,6 +65,7 @@ __all__ = [
     "SegmentationRecords",
     "StagedTransforms",
     "TrainSampler",
+    "VerticalFlip",
     "check_image_files",
     "check_images",
     "check_masks",
@@ -60,10 +75,16 @@ __all__ = [
     "data_root",
     "init_worker",
     "invert_boxes",
+    "read_ade20k",
+    "read_camvid",
+    "read_cityscapes",
     "read_coco",
+    "read_coco_panoptic",
+    "read_coco_stuff",
     "read_image",
     "read_image_folder",
     "read_mask_folder",
+    "read_voc",
     "resolve",
     "shapes_root",
     "transform_boxes",

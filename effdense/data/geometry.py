@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effdense.data.box_geometry import invert_boxes, move_boxes, transform_boxes
+from effdense.data.flips import HorizontalFlip, VerticalFlip
 from effdense.errors import ConfigError, did_you_mean
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Interpolation",
     "ResizePad",
     "ScaleJitterCrop",
+    "VerticalFlip",
     "apply_window",
     "check_size",
     "invert_boxes",
@@ -45,6 +47,7 @@ AnySample = TypeVar("AnySample", bound=Mapping[str, Any])
 MEAN_FILL = (124, 116, 104)
 _FLAGS = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC}
 MASK_FILL = 255  # ignore: what lies beyond the picture is no class
+_CROP_TRIES = 10
 
 
 def resize_window(
@@ -164,7 +167,8 @@ class ScaleJitterCrop:
     A factor f is drawn uniformly from ``scale``; the picture is resized to fit f * size, a window of at most ``size``
     is cut out at random, and the rest is filled right and below (a mask with 255). For segmentation this is the usual
     random scale and crop; where the crop is a part of the picture (512x1024 of 1024x2048), f is relative to the crop:
-    scale 0.5..2 of the picture is ``scale=(1.0, 4.0)`` here.
+    scale 0.5..2 of the picture is ``scale=(1.0, 4.0)`` here. ``class_ratio_cap`` lets crops that are nearly all road or
+    sky be drawn again, at the same scale, 10 times in all; the last one stays.
 
     Args:
         size: px of the result, one number for a square or (height, width).
@@ -172,6 +176,10 @@ class ScaleJitterCrop:
         fill: RGB beyond the picture.
         min_visible: boxes with less of their area inside the window are dropped; 0 keeps all, as Google's code does.
         interpolation: see :func:`resize_window`.
+        class_ratio_cap: largest share of the crop's counted pixels that one class of the mask may hold; below 1, so
+            there are at least two classes. None takes the first crop; .75 is MMSegmentation's ``cat_max_ratio``.
+
+    Raises: ConfigError for values out of range, and on a sample without a mask where there is a cap.
     """
 
     def __init__(
@@ -182,38 +190,68 @@ class ScaleJitterCrop:
         fill: tuple[int, int, int] = MEAN_FILL,
         min_visible: float = 0.0,
         interpolation: Interpolation = "auto",
+        class_ratio_cap: float | None = None,
     ) -> None:
         low, high = scale
         if not 0 < low <= high:
             raise ConfigError(f"scale must be (low, high) with 0 < low <= high, got {scale}.")
         if not 0 <= min_visible <= 1:
             raise ConfigError(f"min_visible is a share of the box area, 0..1, got {min_visible}.")
+        if class_ratio_cap is not None and not 0 < class_ratio_cap < 1:
+            raise ConfigError(
+                f"class_ratio_cap is a share of the crop's pixels between 0 and 1, such as 0.75, or None, "
+                f"got {class_ratio_cap!r}."
+            )
         self.size = check_size(size)
         self.scale = (float(low), float(high))
         self.fill = _check_fill(fill)
         self.min_visible = min_visible
         self.interpolation = _check_interpolation(interpolation)
+        self.class_ratio_cap = class_ratio_cap
 
     def __call__(self, sample: AnySample, generator: np.random.Generator) -> AnySample:
         height, width = sample["image"].shape[:2]
         scale = generator.uniform(*self.scale) * min(self.size[0] / height, self.size[1] / width)
-        y0, y1, resized_y = _random_window(height, self.size[0], scale, generator)
-        x0, x1, resized_x = _random_window(width, self.size[1], scale, generator)
+        window, resized = self._draw(height, width, scale, generator)
+        if self.class_ratio_cap is not None:
+            if "mask" not in sample:
+                raise ConfigError("class_ratio_cap looks at the classes of a mask; leave it out where there is none.")
+            whole = window == (0, 0, width, height)  # there is no other crop
+            for _ in range(0 if whole else _CROP_TRIES - 1):
+                seen = resize_mask_window(sample["mask"], window, resized, self.size)
+                if largest_class_share(seen) <= self.class_ratio_cap:
+                    break
+                window, resized = self._draw(height, width, scale, generator)
         return apply_window(
             sample,
-            (x0, y0, x1, y1),
-            (resized_y, resized_x),
+            window,
+            resized,
             self.size,
             fill=self.fill,
             interpolation=self.interpolation,
             min_visible=self.min_visible,
         )
 
+    def _draw(
+        self, height: int, width: int, scale: float, generator: np.random.Generator
+    ) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+        """A window and the (height, width) it is resized to."""
+        y0, y1, resized_y = _random_window(height, self.size[0], scale, generator)
+        x0, x1, resized_x = _random_window(width, self.size[1], scale, generator)
+        return (x0, y0, x1, y1), (resized_y, resized_x)
+
     def __repr__(self) -> str:
         return (
             f"ScaleJitterCrop(size={self.size}, scale={self.scale}, fill={self.fill}, min_visible={self.min_visible}, "
-            f"interpolation={self.interpolation!r})"
+            f"interpolation={self.interpolation!r}, class_ratio_cap={self.class_ratio_cap})"
         )
+
+
+def largest_class_share(mask: NDArray[np.uint8]) -> float:
+    """Share of the pixels that are not 255 that the most frequent value holds; 1 where there are none."""
+    counts = np.bincount(mask.ravel(), minlength=256)[:MASK_FILL]
+    total = int(counts.sum())
+    return float(counts.max() / total) if total else 1.0
 
 
 def _random_window(length: int, target: int, scale: float, generator: np.random.Generator) -> tuple[int, int, int]:
@@ -225,32 +263,6 @@ def _random_window(length: int, target: int, scale: float, generator: np.random.
     covered = min(length, max(1, int(np.ceil(target / scale))))
     start = int(generator.integers(0, length - covered + 1))
     return start, start + covered, max(1, round(covered * scale))
-
-
-class HorizontalFlip:
-    """Mirror left and right with probability ``prob``."""
-
-    def __init__(self, prob: float = 0.5) -> None:
-        if not 0 <= prob <= 1:
-            raise ConfigError(f"prob must be in 0..1, got {prob}.")
-        self.prob = prob
-
-    def __call__(self, sample: AnySample, generator: np.random.Generator) -> AnySample:
-        if generator.random() >= self.prob:
-            return sample
-        size = sample["image"].shape[:2]
-        matrix = np.array([[-1, 0, size[1]], [0, 1, 0], [0, 0, 1]], np.float64)
-        changes: dict[str, Any] = {"image": cv2.flip(sample["image"], 1)}
-        if "matrix" in sample:  # a classifier's sample keeps no account of where its pixels came from
-            changes["matrix"] = matrix @ sample["matrix"]
-        if "boxes" in sample:
-            changes["boxes"] = transform_boxes(sample["boxes"], matrix)
-        if "mask" in sample:
-            changes["mask"] = cv2.flip(sample["mask"], 1)
-        return cast(AnySample, {**sample, **changes})
-
-    def __repr__(self) -> str:
-        return f"HorizontalFlip(prob={self.prob})"
 
 
 def check_size(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -1,30 +1,31 @@
 """Segmentation folders to records: pictures and masks of equal names in two folders in, pairs of files out.
 
-``images/a.jpg`` belongs to ``masks/a.png``; a split file names those of a split, one a line. A mask is one 8-bit number
-per pixel (grey or palette PNG): the class, or the ignore value. Symbols: N pictures, K classes.
+``images/a.jpg`` belongs to ``masks/a.png``, ``images/b/a.jpg`` to ``masks/b/a.png``; a split file names those of a
+split, one a line. What the pixels of a mask stand for is in ``mask_values.py``. Symbols: N pictures, K classes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effdense.data.check import DataReport
-from effdense.data.image_folder import IMAGE_SUFFIXES
+from effdense.data.class_file import IgnoreIndex, read_classes
 from effdense.data.image_io import ImageFault, inspect_file
+from effdense.data.mask_pairs import MASK_SUFFIXES, PLAIN, MaskPairing, pair_files
+from effdense.data.mask_values import IGNORE, MaskCoding, MaskPixels, SegmentTable, read_labels
 from effdense.data.paths import require_dir, require_file, resolve
 from effdense.data.records import ClassMap, PackedStrings
 from effdense.errors import DataError
 
-MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})  # lossless: a JPEG of a mask has values of its own
+__all__ = ["IGNORE", "MASK_LAYOUT", "MASK_SUFFIXES", "SegmentationRecord", "SegmentationRecords", "read_mask_folder"]
+
 MASK_LAYOUT = "A segmentation set is laid out as ROOT/images/NAME.jpg and ROOT/masks/NAME.png, of equal names."
-IGNORE = 255
 
 
 class SegmentationRecord(NamedTuple):
@@ -39,10 +40,11 @@ class SegmentationRecords:
     """All pictures of a split. ``len(records)`` is N, ``records[i]`` a :class:`SegmentationRecord`.
 
     Attributes:
-        class_map: names in label order; the category ids are the values of the mask files.
+        class_map: names in label order; the category ids are those of the set, most often the values of its masks.
         image_dir, mask_dir: the folders.
-        image_names, mask_names: N file names in them, packed, so that forked workers share them.
-        ignore_index: value of the mask files that is no class (255 in every mask that a dataset hands out).
+        image_names, mask_names: N file names below them, packed, so that forked workers share them.
+        coding: what the pixels of the masks stand for (255 is "ignore" in every mask that a dataset hands out).
+        segments: classes of the segments of panoptic masks.
         source: split file, or the image folder where there is none.
     """
 
@@ -51,12 +53,16 @@ class SegmentationRecords:
     mask_dir: Path
     image_names: PackedStrings = field(repr=False)
     mask_names: PackedStrings = field(repr=False)
-    ignore_index: int = IGNORE
+    coding: MaskCoding = field(repr=False)
+    segments: SegmentTable | None = field(default=None, repr=False)
     source: Path | None = None
 
     def __post_init__(self) -> None:
-        if len(self.image_names) != len(self.mask_names):
-            raise DataError(f"Record lists disagree: {len(self.image_names)} images, {len(self.mask_names)} masks.")
+        images, masks = len(self.image_names), len(self.mask_names)
+        if images != masks or (self.segments is not None and len(self.segments) != images):
+            raise DataError(f"Record lists disagree: {images} images, {masks} masks, {self.segments}.")
+        if len(self.coding.values) != len(self.class_map):
+            raise DataError(f"{len(self.coding.values)} mask values for {len(self.class_map)} classes.")
 
     def __len__(self) -> int:
         return len(self.image_names)
@@ -64,6 +70,11 @@ class SegmentationRecords:
     def __getitem__(self, index: int) -> SegmentationRecord:
         index = range(len(self))[index]
         return SegmentationRecord(self.path(index), self.mask_path(index))
+
+    @property
+    def ignore_index(self) -> int | None:
+        """Number of the mask files that is no class, the first if there are several; None where there is none."""
+        return self.coding.ignore_index
 
     def path(self, index: int) -> Path:
         """Picture file of record ``index``."""
@@ -83,6 +94,11 @@ class SegmentationRecords:
         """All mask files."""
         return [self.mask_path(index) for index in range(len(self))]
 
+    def read_mask(self, index: int) -> MaskPixels:
+        """Labels of a mask file, and the pixels that are no class. Raises: DataError where it cannot be read."""
+        segments = None if self.segments is None else self.segments.of(index)
+        return read_labels(self.mask_path(index), self.coding, segments)
+
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) px of a mask, from the head of its file.
 
@@ -96,10 +112,12 @@ class SegmentationRecords:
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> SegmentationRecords:
         """The same split with only these pictures, in this order."""
+        chosen = [range(len(self))[int(i)] for i in indices]
         return replace(
             self,
-            image_names=PackedStrings(self.image_names[int(i)] for i in indices),
-            mask_names=PackedStrings(self.mask_names[int(i)] for i in indices),
+            image_names=PackedStrings(self.image_names[i] for i in chosen),
+            mask_names=PackedStrings(self.mask_names[i] for i in chosen),
+            segments=None if self.segments is None else self.segments.subset(chosen),
         )
 
 
@@ -108,19 +126,24 @@ def read_mask_folder(
     masks: str | Path,
     *,
     classes: Sequence[str] | str | Path,
+    values: Sequence[int] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
     split_file: str | Path | None = None,
-    ignore_index: int = IGNORE,
+    ignore_index: IgnoreIndex = "auto",
+    ignore_values: Sequence[int] | None = None,
+    image_suffix: str = "",
+    mask_suffix: str = "",
+    skip_missing: bool = False,
     class_map: ClassMap | None = None,
     training: bool = False,
 ) -> tuple[SegmentationRecords, DataReport]:
     """Read one split. No picture is opened; ``check_masks`` looks into them.
 
     Args:
-        images, masks, split_file: relative paths go under ``EFFDENSE_DATA``.
-        classes: names in the order of the mask values 0..K-1, or a JSON file with ``{"classes": [...]}`` and, where the
-            values are others, ``"values": [...]`` (ADE20K: 1..150).
-        split_file: one name a line, with or without suffix; its order is kept. None: all pictures, sorted by name.
-        ignore_index: value of the mask files that is no class.
+        images, masks, split_file: relative paths go under ``EFFDENSE_DATA``. Sub-folders are part of the names.
+        classes, values, palette, ignore_index, ignore_values: names or class file, see ``class_file.read_classes``.
+        split_file: one name a line, with or without suffix and folders; its order is kept. None: all pictures, sorted.
+        image_suffix, mask_suffix, skip_missing: see ``mask_pairs.MaskPairing``.
         class_map: of another split (the training split's); names and values must be the same.
         training: no difference here; every reader takes it.
 
@@ -134,116 +157,49 @@ def read_mask_folder(
     image_dir = require_dir(resolve(images), "the image folder", advice=MASK_LAYOUT)
     mask_dir = require_dir(resolve(masks), "the mask folder", advice=MASK_LAYOUT)
     listing = None if split_file is None else require_file(resolve(split_file), "the split file", advice=MASK_LAYOUT)
-    used = _check_classes(_read_classes(classes, ignore_index), class_map, image_dir)
-    report = DataReport(str(listing or image_dir))
-    image_files = _files_by_stem(image_dir, IMAGE_SUFFIXES, report)
-    mask_files = _files_by_stem(mask_dir, MASK_SUFFIXES, report)
-    if listing is None:
-        wanted = sorted(image_files)
-        report.add(
-            "warning", "unused-mask", f"masks in {mask_dir} have no picture and are left aside.",
-            sorted(mask_files.keys() - image_files.keys()),
-        )  # fmt: skip
-    else:
-        wanted = _read_split(listing, report)
-        report.add(
-            "error", "missing-image", f"names of the split file have no picture in {image_dir}; correct either.",
-            [name for name in wanted if name not in image_files],
-        )  # fmt: skip
-    report.add(
-        "error", "missing-mask", f"pictures have no mask in {mask_dir}.{_near_names(wanted, mask_files)}",
-        [image_files[name] for name in wanted if name in image_files and name not in mask_files],
-    )  # fmt: skip
-    if not wanted:
-        raise DataError(
-            f"{report.source}: the split is empty; "
-            + (f"no file in {image_dir} ends in {', '.join(sorted(IMAGE_SUFFIXES))}." if listing is None else "")
-            + ("the file has no names in it; it needs one picture name a line." if listing is not None else "")
-        )
-    pairs = [name for name in wanted if name in image_files and name in mask_files]
+    used, coding = read_classes(
+        classes, values=values, palette=palette, ignore_index=ignore_index, ignore_values=ignore_values
+    )
+    return records_of(
+        same_classes(used, class_map, image_dir),
+        coding,
+        image_dir,
+        mask_dir,
+        listing,
+        MaskPairing(image_suffix, mask_suffix, skip_missing),
+    )
+
+
+def records_of(
+    class_map: ClassMap,
+    coding: MaskCoding,
+    image_dir: Path,
+    mask_dir: Path,
+    listing: Path | None,
+    pairing: MaskPairing = PLAIN,
+) -> tuple[SegmentationRecords, DataReport]:
+    """Records of two folders that exist, for readers that know classes and coding. See :func:`read_mask_folder`."""
+    source = listing or image_dir
+    report = DataReport(str(source))
+    pairs = pair_files(image_dir, mask_dir, listing, report, pairing)
     records = SegmentationRecords(
-        class_map=used,
+        class_map=class_map,
         image_dir=image_dir,
         mask_dir=mask_dir,
-        image_names=PackedStrings(image_files[name] for name in pairs),
-        mask_names=PackedStrings(mask_files[name] for name in pairs),
-        ignore_index=ignore_index,
-        source=listing or image_dir,
+        image_names=PackedStrings(image for image, _ in pairs),
+        mask_names=PackedStrings(mask for _, mask in pairs),
+        coding=coding,
+        source=source,
     )
     return records, report
 
 
-def _read_classes(classes: Sequence[str] | str | Path, ignore_index: int) -> ClassMap:
-    content: Any = {"classes": classes}
-    where = "classes"
-    if isinstance(classes, (str, Path)):
-        file = require_file(resolve(classes), "the class file", advice='It holds {"classes": ["sky", "road", ...]}.')
-        where = str(file)
-        try:
-            content = json.loads(file.read_bytes())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DataError(f"{file}: not valid JSON ({error}).") from error
-        content = content if isinstance(content, dict) else {"classes": content}
-    names = content.get("classes")
-    if not isinstance(names, (list, tuple)) or not names or any(not isinstance(name, str) for name in names):
-        raise DataError(f'{where}: expected {{"classes": ["sky", "road", ...]}}, a list of names, got {names!r}.')
-    values = content.get("values", list(range(len(names))))
-    if not isinstance(values, list) or any(type(value) is not int or not 0 <= value <= 255 for value in values):
-        raise DataError(f"{where}: values must be whole numbers 0..255, one per class, got {values!r}.")
-    stated = content.get("ignore_index", ignore_index)
-    if stated != ignore_index:
-        raise DataError(f"{where} says ignore_index {stated!r}, but {ignore_index} was asked for; make them agree.")
-    if ignore_index in values or len(names) > IGNORE:
-        raise DataError(
-            f"{where}: {len(names)} classes with values {values[0]}..{values[-1]} leave no room for ignore_index "
-            f"{ignore_index}; the ignore value must not be a class, and at most {IGNORE} classes fit."
-        )
-    return ClassMap(tuple(names), tuple(values))
-
-
-def _check_classes(found: ClassMap, expected: ClassMap | None, folder: Path) -> ClassMap:
+def same_classes(found: ClassMap, expected: ClassMap | None, where: Path) -> ClassMap:
+    """``found``; DataError where the training split's classes are others."""
     if expected is not None and expected != found:
         raise DataError(
-            f"{folder}: its classes {list(found.names)} with values {list(found.category_ids)} are not those that the "
+            f"{where}: its classes {list(found.names)} with values {list(found.category_ids)} are not those that the "
             f"model has, {list(expected.names)} with {list(expected.category_ids)}. Give every split the same class "
             "file."
         )
     return found
-
-
-def _files_by_stem(folder: Path, suffixes: frozenset[str], report: DataReport) -> dict[str, str]:
-    """Name without suffix -> file name; of two files with one name the first by spelling is kept and both reported."""
-    found: dict[str, str] = {}
-    doubled = []
-    for file in sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in suffixes):
-        stem = Path(file).stem
-        if stem in found:
-            doubled.append(f"{found[stem]} and {file}")
-        else:
-            found[stem] = file
-    report.add("error", "double-name", f"files in {folder} differ in their suffix only; take one away.", doubled)
-    return found
-
-
-def _read_split(file: Path, report: DataReport) -> list[str]:
-    names = []
-    for line in file.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        name = Path(line.strip()).name
-        if name:
-            names.append(Path(name).stem if Path(name).suffix.lower() in IMAGE_SUFFIXES else name)
-    unique = list(dict.fromkeys(names))
-    seen: set[str] = set()
-    repeated = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
-    report.add("warning", "repeated-name", "names occur again in the split file and are used once.", repeated)
-    return unique
-
-
-def _near_names(wanted: Sequence[str], masks: dict[str, str]) -> str:
-    """What the masks are called, when it is the picture's name with something added."""
-    if not masks:
-        return f" It has no files ending in {', '.join(sorted(MASK_SUFFIXES))}."
-    missing = next((name for name in wanted if name not in masks), None)
-    near = [file for stem, file in masks.items() if missing and missing in stem]
-    if near:
-        return f" Picture and mask need the same name; for {missing!r} there is {near[0]!r}: rename the masks."
-    return " Add the masks, or give a split file that names only pictures with one."

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from effdense.errors import DataError
 
+Color = tuple[int, int, int]  # R, G, B, 0..255 each
+
 
 @dataclass(frozen=True)
 class ClassMap:
@@ -26,15 +28,15 @@ class ClassMap:
     Args:
         names: K class names, unique.
         category_ids: K ids, strictly ascending; gaps are fine (COCO's 80 classes use 1..90).
-        palette: RGB of each class in pictures, where its data set has colours of its own.
+        palette: RGB of each class in pictures, where its data set has colours of its own; no part of ``==``.
 
     Raises:
-        DataError: lengths differ, names repeat, ids do not ascend, or there is no class.
+        DataError: lengths differ, names repeat, ids do not ascend, there is no class, or a colour is none.
     """
 
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    palette: tuple[tuple[int, int, int], ...] | None = field(default=None, compare=False)
+    palette: tuple[Color, ...] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.names or len(self.names) != len(self.category_ids):
@@ -47,6 +49,8 @@ class ClassMap:
             raise DataError(f"Class names must be unique, these repeat: {repeated}. Rename one of each.")
         if any(a >= b for a, b in zip(self.category_ids, self.category_ids[1:], strict=False)):
             raise DataError(f"Category ids must be strictly ascending, got {self.category_ids}. Sort classes by id.")
+        if self.palette is not None:
+            object.__setattr__(self, "palette", _checked_palette(self.palette, len(self.names)))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -59,8 +63,9 @@ class ClassMap:
         return position
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-friendly form, for checkpoints and exported files."""
-        return {"names": list(self.names), "category_ids": list(self.category_ids)}
+        """JSON-friendly form, for checkpoints and exported files; "palette" only where there is one."""
+        content: dict[str, Any] = {"names": list(self.names), "category_ids": list(self.category_ids)}
+        return content if self.palette is None else {**content, "palette": [list(color) for color in self.palette]}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> ClassMap:
@@ -68,7 +73,28 @@ class ClassMap:
         missing = {"names", "category_ids"} - content.keys()
         if missing:
             raise DataError(f"A class map dict needs 'names' and 'category_ids', missing: {sorted(missing)}.")
-        return cls(tuple(str(n) for n in content["names"]), tuple(int(i) for i in content["category_ids"]))
+        names, ids = tuple(str(n) for n in content["names"]), tuple(int(i) for i in content["category_ids"])
+        return cls(names, ids, content.get("palette"))
+
+
+def _checked_palette(palette: Any, classes: int) -> tuple[Color, ...]:
+    """The palette as tuples of plain ints; DataError for a wrong number of colours and for what is no colour."""
+    colors = list(palette) if isinstance(palette, (list, tuple, np.ndarray)) else []
+    if len(colors) != classes:
+        raise DataError(f"A palette needs one [R, G, B] for each of the {classes} classes, got {len(colors)} colours.")
+    return tuple(checked_color(color, f"palette[{label}]") for label, color in enumerate(colors))
+
+
+def checked_color(color: Any, where: str) -> Color:
+    """[R, G, B] of whole numbers 0..255 as a tuple; DataError, naming ``where``, for anything else."""
+    parts = color.tolist() if isinstance(color, np.ndarray) else color
+    if (
+        not isinstance(parts, (list, tuple))
+        or [type(part) for part in parts] != [int] * 3
+        or not all(0 <= part <= 255 for part in parts)
+    ):
+        raise DataError(f"{where} must be [R, G, B], three whole numbers 0..255, got {color!r}.")
+    return parts[0], parts[1], parts[2]
 
 
 @dataclass(frozen=True, eq=False)

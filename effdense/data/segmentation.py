@@ -16,15 +16,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from effdense.data.dataset import checked_transforms, transformed
+from effdense.data.geometry import MASK_FILL, MEAN_FILL
 from effdense.data.image_io import read_image
-from effdense.data.mask_check import read_index_image
-from effdense.data.mask_folder import IGNORE, SegmentationRecords
+from effdense.data.mask_folder import SegmentationRecords
+from effdense.data.mask_values import code_color
 from effdense.data.records import ClassMap
 from effdense.data.staged import StagedTransforms
 from effdense.errors import DataError, ShapeError
 
 
-class SegmentationSample(TypedDict):
+class _Truth(TypedDict, total=False):
+    truth: NDArray[np.uint8]  # (H, W) the mask at original size, which no transform changes; of evaluation samples
+
+
+class SegmentationSample(_Truth):
     """One picture with its mask on the way through the transforms."""
 
     image: NDArray[np.uint8]  # (H, W, 3) RGB
@@ -36,7 +41,7 @@ class SegmentationSample(TypedDict):
 
 
 class SegmentationBatch(TypedDict):
-    """A batch of B pictures of one size."""
+    """A batch of B pictures of one size, or padded to one at the bottom and the right."""
 
     inputs: Tensor  # (B, 3, H, W) uint8 RGB, channels_last memory
     masks: Tensor  # (B, H, W) uint8, 255 = ignore
@@ -44,6 +49,10 @@ class SegmentationBatch(TypedDict):
     original_sizes: Tensor  # (B, 2) int64 height, width
     matrices: Tensor  # (B, 3, 3) float64 original px -> px of `inputs`
     paths: list[str]
+    input_sizes: (
+        Tensor  # (B, 2) int64 height, width px of `inputs` that came out of the transforms; the rest is padding
+    )
+    truths: list[Tensor]  # in evaluation (H, W) uint8 at original size, 255 = ignore; else empty
 
 
 SegmentationTransform = Callable[[SegmentationSample, np.random.Generator], SegmentationSample]
@@ -57,7 +66,7 @@ class SegmentationDataset(Dataset[SegmentationSample]):
         transforms: called in turn with (sample, generator); each returns a new sample. :class:`StagedTransforms` are
             those of the sample's epoch.
         seed: of samples asked for by plain index (as epoch 0); a :class:`SampleIndex` brings its own seed and epoch.
-        training: for the record; samples are the same.
+        training: False adds the mask at original size, ``truth``, so that evaluation decodes it once.
 
     Raises (on access):
         DataError: picture or mask is missing, unreadable, of another size than the other, or the mask holds a value
@@ -76,7 +85,6 @@ class SegmentationDataset(Dataset[SegmentationSample]):
         self.transforms = checked_transforms(transforms, seed)
         self.seed = seed
         self.training = training
-        self._labels, self._known = _value_tables(records)
 
     @property
     def class_map(self) -> ClassMap:
@@ -94,17 +102,24 @@ class SegmentationDataset(Dataset[SegmentationSample]):
 
         Raises: DataError for a mask that cannot be read or holds other values.
         """
-        path = self.records.mask_path(index)
-        mask = read_index_image(str(path))
-        if not cv2.LUT(mask, self._known).all():
-            values, counts = np.unique(mask[self._known[mask] == 0], return_counts=True)
-            shown = ", ".join(f"{value}: {count} px" for value, count in zip(values[:6].tolist(), counts.tolist()))
+        mask = self.records.read_mask(index)
+        if mask.unknown:
+            shown = ", ".join(
+                f"{list(code_color(value)) if mask.is_color else value}: {count} px"
+                for value, count in sorted(mask.unknown.items())[:6]
+            )
+            coding = self.records.coding
+            expected = (
+                "the colours of the classes"
+                if mask.is_color
+                else f"{list(coding.values)} and {list(coding.ignore_values)} for ignore"
+            )
             raise DataError(
-                f"{path}: the mask holds values that are no class ({shown}); expected are "
-                f"{list(self.class_map.category_ids)} and {self.records.ignore_index} for ignore. "
+                f"{self.records.mask_path(index)}: the mask holds {'colours' if mask.is_color else 'values'} that are "
+                f"no class ({shown}); expected are {expected}. "
                 "check_masks finds every such file and says the likely reason."
             )
-        return cast(NDArray[np.uint8], cv2.LUT(mask, self._labels))
+        return mask.labels
 
     def load(self, index: int) -> SegmentationSample:
         """The sample before any transform: decoded picture and mask, identity matrix."""
@@ -117,9 +132,10 @@ class SegmentationDataset(Dataset[SegmentationSample]):
                 f"{record.path}: the picture is {image.shape[1]}x{image.shape[0]} but its mask {record.mask_path.name} "
                 f"is {size[1]}x{size[0]} (width x height). Resize the mask with nearest neighbours."
             )
-        return SegmentationSample(
+        sample = SegmentationSample(
             image=image, mask=mask, index=index, original_size=size, matrix=np.eye(3), path=str(record.path)
         )
+        return sample if self.training else SegmentationSample(**sample, truth=mask)
 
     def __repr__(self) -> str:
         steps = "".join(f"\n  {t!r}" for t in self.transforms)
@@ -127,35 +143,45 @@ class SegmentationDataset(Dataset[SegmentationSample]):
         return f"SegmentationDataset({len(self)} images, {len(self.class_map)} classes, {use}){steps}"
 
 
-def _value_tables(records: SegmentationRecords) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Tables over the 256 values of a mask file: its label, and whether it is one."""
-    labels, known = np.full(256, IGNORE, np.uint8), np.zeros(256, np.uint8)
-    values = list(records.class_map.category_ids)
-    labels[values] = np.arange(len(values))
-    known[[*values, records.ignore_index]] = 1
-    return labels, known
-
-
 def collate_segmentation(samples: Sequence[SegmentationSample]) -> SegmentationBatch:
     """Stack samples; the ``collate_fn`` of segmentation loaders.
 
+    Evaluation samples of different sizes are padded at the bottom and the right, with the mean colour and 255, to the
+    largest height and width; ``matrices`` stay as they are and ``input_sizes`` says where the padding begins.
+
     Raises:
-        ShapeError: no samples, or pictures of different sizes (names the files: a ``ResizePad`` is missing).
+        ShapeError: no samples, or training samples of different sizes (names the files: a ``ResizePad`` is missing).
     """
     if not samples:
         raise ShapeError("collate_segmentation needs at least one sample, got none.")
-    shapes = [s["image"].shape for s in samples]
+    truths = [torch.from_numpy(s["truth"]) for s in samples if "truth" in s]
+    images, masks = [s["image"] for s in samples], [s["mask"] for s in samples]
+    shapes = [image.shape for image in images]
     if len(set(shapes)) > 1:
-        other = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
-        raise ShapeError(
-            f"All pictures of a batch must have one size, got {shapes[0]} for {samples[0]['path']} and {shapes[other]} "
-            f"for {samples[other]['path']}. End the transforms with one that fixes the size, such as ResizePad."
-        )
+        if len(truths) < len(samples):
+            other = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
+            raise ShapeError(
+                f"All pictures of a batch must have one size, got {shapes[0]} for {samples[0]['path']} and "
+                f"{shapes[other]} for {samples[other]['path']}. End the transforms with one that fixes the size, such "
+                "as ResizePad."
+            )
+        size = (max(shape[0] for shape in shapes), max(shape[1] for shape in shapes))
+        images = [_padded(image, size, MEAN_FILL) for image in images]
+        masks = [_padded(mask, size, MASK_FILL) for mask in masks]
     return SegmentationBatch(
-        inputs=torch.from_numpy(np.stack([s["image"] for s in samples])).permute(0, 3, 1, 2),
-        masks=torch.from_numpy(np.stack([s["mask"] for s in samples])),
+        inputs=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
+        masks=torch.from_numpy(np.stack(masks)),
         indices=torch.tensor([s["index"] for s in samples], dtype=torch.int64),
         original_sizes=torch.tensor([s["original_size"] for s in samples], dtype=torch.int64),
         matrices=torch.from_numpy(np.stack([s["matrix"] for s in samples]).astype(np.float64)),
         paths=[s["path"] for s in samples],
+        input_sizes=torch.tensor([shape[:2] for shape in shapes], dtype=torch.int64),
+        truths=truths,
     )
+
+
+def _padded(picture: NDArray[np.uint8], size: tuple[int, int], fill: int | tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The picture top left on a canvas of ``size`` (height, width)."""
+    below, right = size[0] - picture.shape[0], size[1] - picture.shape[1]
+    value = fill if isinstance(fill, tuple) else (fill,)
+    return cast(NDArray[np.uint8], cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_CONSTANT, value=value))

@@ -32,11 +32,12 @@ from effdense.data.classification import ClassificationDataset, collate_classifi
 from effdense.data.dataset import init_worker
 from effdense.data.image_file_check import check_image_files
 from effdense.data.image_folder import ClassificationRecords, read_image_folder
-from effdense.data.mask_check import check_masks
+from effdense.data.mask_check import check_masks, check_overlap
 from effdense.data.mask_folder import SegmentationRecords, read_mask_folder
 from effdense.data.segmentation import SegmentationDataset, collate_segmentation
 from effdense.data.shapes import shapes_root, write_shapes
 from effdense.data.shapes_folder import write_shapes_folder
+from effdense.engine import mask_datasets as mask_datasets  # registers its data sets
 from effdense.engine.distributed import on_main_then_all, rank_and_world
 from effdense.engine.registry import DATASETS, TRANSFORMS, resolve
 from effdense.errors import ConfigError, DataError
@@ -45,6 +46,7 @@ for _transform in (
     geometry.ResizePad,
     geometry.ScaleJitterCrop,
     geometry.HorizontalFlip,
+    geometry.VerticalFlip,
     augment.RandomResizedCrop,
     augment.CenterCrop,
     augment.RandAugment,
@@ -62,17 +64,12 @@ _DATASETS: dict[type, tuple[Any, Any]] = {
     SegmentationRecords: (SegmentationDataset, collate_segmentation),
 }
 
-
-def _check_masks(records: SegmentationRecords, decode: int) -> DataReport:
-    """Every mask unless the config says how many: wrong values are the fault that trains on in silence."""
-    return check_masks(records, decode=decode or "all")
-
-
-# What looks at the files themselves.
-_CHECKS: dict[type, Any] = {
-    DetectionRecords: check_images,
-    ClassificationRecords: check_image_files,
-    SegmentationRecords: _check_masks,
+# What looks at the files themselves, and how many it decodes unless the config says so: of masks all, since wrong
+# values are the fault that trains on in silence.
+_CHECKS: dict[type, tuple[Any, int | str]] = {
+    DetectionRecords: (check_images, 0),
+    ClassificationRecords: (check_image_files, 0),
+    SegmentationRecords: (check_masks, "all"),
 }
 
 
@@ -194,41 +191,6 @@ def ShapesFolder(
 
 
 @DATASETS.register_module()
-def MaskFolder(
-    *,
-    root: str,
-    images: str,
-    masks: str,
-    class_file: str = "classes.json",
-    split_file: str | None = None,
-    ignore_index: int = 255,
-    transforms: Sequence[Mapping[str, Any]] = (),
-    classes: Sequence[str] | None = None,
-    class_map: ClassMap | None = None,
-    training: bool = False,
-) -> tuple[SegmentationRecords, DataReport]:
-    """A segmentation split: pictures and masks of equal names in two folders.
-
-    Args:
-        root: dataset folder, relative to ``EFFDENSE_DATA`` (default ``data/``) or absolute.
-        images, masks: the two folders, relative to ``root``. split_file: list of names, relative to ``root``.
-        class_file: JSON with the class names in the order of the mask values, relative to ``root``.
-        classes: the names themselves, in place of ``class_file``.
-    """
-    advice = "Expected are <root>/<images>/*.jpg and <root>/<masks>/*.png; set EFFDENSE_DATA to what holds the root."
-    folder = paths.require_dir(paths.resolve(root), "the dataset root", advice=advice)
-    return read_mask_folder(
-        folder / images,
-        folder / masks,
-        classes=classes or folder / class_file,
-        split_file=None if split_file is None else folder / split_file,
-        ignore_index=ignore_index,
-        class_map=class_map,
-        training=training,
-    )
-
-
-@DATASETS.register_module()
 def ShapesSegmentation(
     *,
     split: str,
@@ -333,13 +295,20 @@ def build_split(cfg: Mapping[str, Any], name: str, *, seed: int, class_map: Clas
     records, report = reader(**dataset, class_map=class_map, training=training)
     _raise_errors(name, report)
     check = dict(cfg.get("data_check") or {})
-    checker = _CHECKS.get(type(records))
-    if check.get("enable", True) and checker is not None:
-        report = report.merge(checker(records, decode=check.get("decode", 0)))
+    if check.get("enable", True):
+        checker, usual = _CHECKS[type(records)]
+        decode = usual if check.get("decode") is None else check["decode"]
+        report = report.merge(on_main_then_all(lambda: checker(records, decode=decode)))
         _raise_errors(name, report)
     samples = _DATASETS[type(records)][0](records, transforms, seed=seed, training=training)
     samples.metainfo = {"classes": records.class_map.names}  # read by mmengine's loops
     return Split(name, samples, records, report, loader)
+
+
+def compare_splits(train: Split, val: Split) -> None:
+    """Add to ``val.report`` what is wrong between the two: pictures that both hold."""
+    if isinstance(train.records, SegmentationRecords) and isinstance(val.records, SegmentationRecords):
+        val.report = val.report.merge(check_overlap(train.records, val.records))
 
 
 def _raise_errors(name: str, report: DataReport) -> None:
@@ -390,12 +359,16 @@ def build_loader(split: Split, *, seed: int, training: bool) -> DataLoader[Any]:
     )
 
 
-def check_class_count(num_classes: int | None, class_map: ClassMap, where: Any) -> int:
+def check_class_count(num_classes: int | None, class_map: ClassMap, where: Any, *, task: str = "") -> int:
     """The model's number of classes: from the data, or the config's own if it agrees.
+
+    A segmentor of one class (one logit: object or not) is trained on two: background and object.
 
     Raises: ConfigError naming both numbers and the annotation file.
     """
     found = len(class_map)
+    if task == "segmentation" and num_classes == 1 and found == 2:
+        return 1
     if num_classes is not None and num_classes != found:
         raise ConfigError(
             f"model.num_classes is {num_classes}, but the training annotations {where} define {found} classes "

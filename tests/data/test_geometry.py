@@ -10,7 +10,9 @@ from effdense.data.geometry import (
     HorizontalFlip,
     ResizePad,
     ScaleJitterCrop,
+    VerticalFlip,
     invert_boxes,
+    largest_class_share,
     resize_window,
     transform_boxes,
 )
@@ -62,6 +64,20 @@ def test_flip_by_hand():
     np.testing.assert_allclose(flipped["matrix"], [[-1, 0, 10], [0, 1, 0], [0, 0, 1]])
     same = HorizontalFlip(0.0)(make_sample(image, [[1, 0, 4, 2]]), np.random.default_rng(0))
     np.testing.assert_array_equal(same["image"], image)
+
+
+def test_vertical_flip_by_hand():
+    image = grey(4, 10)
+    image[0] = 7
+    flipped = VerticalFlip(1.0)(make_sample(image, [[1, 0, 4, 2]]), np.random.default_rng(0))
+    np.testing.assert_allclose(flipped["boxes"], [[1, 2, 4, 4]])
+    assert (flipped["image"][3] == 7).all() and (flipped["image"][:3] == 200).all()
+    np.testing.assert_allclose(flipped["matrix"], [[1, 0, 0], [0, -1, 4], [0, 0, 1]])
+    assert transform_boxes(np.array([[1.0, 0, 4, 2]]), flipped["matrix"]).tolist() == [[1, 2, 4, 4]]
+    masked = make_masked(grey(2, 3), np.array([[0, 1, 2], [3, 4, 5]], np.uint8))
+    assert VerticalFlip(1.0)(masked, np.random.default_rng(0))["mask"].tolist() == [[3, 4, 5], [0, 1, 2]]
+    same = VerticalFlip(0.0)(masked, np.random.default_rng(0))
+    np.testing.assert_array_equal(same["mask"], masked["mask"])
 
 
 def test_window_is_cut_before_resizing_and_the_matrix_knows():
@@ -227,7 +243,11 @@ def test_cost_is_that_of_the_visible_window(monkeypatch):
         (lambda: ScaleJitterCrop(8, scale=(2, 1)), "scale"),
         (lambda: ScaleJitterCrop(8, scale=(0, 1)), "scale"),
         (lambda: ScaleJitterCrop(8, min_visible=2), "min_visible"),
+        (lambda: ScaleJitterCrop(8, class_ratio_cap=0), "class_ratio_cap"),
+        (lambda: ScaleJitterCrop(8, class_ratio_cap=1.0), "between 0 and 1, such as 0.75"),
+        (lambda: ScaleJitterCrop(8, class_ratio_cap=75), "got 75"),
         (lambda: HorizontalFlip(1.5), "prob"),
+        (lambda: VerticalFlip(-1), "prob"),
     ],
 )
 def test_wrong_arguments(build, message):
@@ -238,7 +258,9 @@ def test_wrong_arguments(build, message):
 def test_repr_reads_like_the_call():
     assert repr(ResizePad(8)) == "ResizePad(size=(8, 8), fill=(124, 116, 104), interpolation='auto')"
     assert repr(HorizontalFlip()) == "HorizontalFlip(prob=0.5)"
+    assert repr(VerticalFlip(0.25)) == "VerticalFlip(prob=0.25)"
     assert "scale=(0.1, 2.0)" in repr(ScaleJitterCrop(8))
+    assert "class_ratio_cap=0.75" in repr(ScaleJitterCrop(8, class_ratio_cap=0.75))
 
 
 def make_masked(image, mask):
@@ -304,7 +326,106 @@ def test_mask_follows_the_image_and_a_picture_alone_moves_the_same():
 
 def test_transforms_do_not_touch_the_mask_they_are_given():
     sample = make_masked(grey(20, 30), np.ones((20, 30), np.uint8))
-    for transform in (ResizePad(16), ScaleJitterCrop(16), HorizontalFlip(1.0)):
+    for transform in (
+        ResizePad(16),
+        ScaleJitterCrop(16, class_ratio_cap=0.5),
+        HorizontalFlip(1.0),
+        VerticalFlip(1.0),
+    ):
         out = transform(sample, np.random.default_rng(0))
         out["mask"][:] = 7
     assert (sample["mask"] == 1).all()
+
+
+COLOURS = np.array([[250, 10, 20], [10, 240, 30], [20, 30, 230], [240, 230, 10]], np.uint8)
+
+
+def coloured(generator):
+    """Blobs of four classes, each painted in the colour of its class."""
+    height, width = (int(v) for v in generator.integers(60, 160, 2))
+    coarse = generator.integers(0, 4, (3, 4)).astype(np.uint8)
+    mask = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST)
+    return make_masked(COLOURS[mask], mask)
+
+
+@pytest.mark.parametrize("interpolation", ["auto", "linear"])
+def test_colour_and_class_stay_together(interpolation):
+    """Scale, crop, both flips and the cap: away from the edges each pixel has the colour of its class, and along an
+    edge as many pixels lean to one side as to the other (half a pixel of shift would show).
+    """
+    leaning = 0
+    for case in range(60):
+        generator = np.random.default_rng([11, case])
+        out = coloured(generator)
+        for transform in (
+            ScaleJitterCrop((64, 80), scale=(0.5, 2.0), interpolation=interpolation, class_ratio_cap=0.75),
+            HorizontalFlip(),
+            VerticalFlip(),
+        ):
+            out = transform(out, generator)
+        mask, inside = out["mask"], out["mask"] != 255
+        assert mask.shape == (64, 80) and out["image"].shape == (64, 80, 3)
+        kernel = np.ones((3, 3))
+        flat = inside & (cv2.dilate(mask, kernel) == cv2.erode(mask, kernel))
+        assert flat.sum() > 0.4 * inside.sum()
+        expected = COLOURS[np.where(inside, mask, 0)].astype(int)
+        assert np.abs(out["image"].astype(int) - expected)[flat].max() <= 1, f"case {case}"
+        assert (out["image"][~inside] == (124, 116, 104)).all()
+        # On the edges too the colour is nearest to that of the pixel's class, but for pixels cut about in half.
+        distance = np.abs(out["image"].astype(int)[:, :, None] - COLOURS.astype(int)).sum(-1)
+        own = np.take_along_axis(distance, np.where(inside, mask, 0).astype(int)[..., None], 2)[..., 0]
+        leaning += int((inside & (own > 1.2 * distance.min(-1) + 60)).sum())
+    assert leaning < 60 * 64 * 80 * 0.005
+
+
+def test_largest_class_share_by_hand():
+    assert largest_class_share(np.array([[0, 0, 3], [255, 255, 255]], np.uint8)) == pytest.approx(2 / 3)
+    assert largest_class_share(np.array([[4]], np.uint8)) == 1.0
+    assert largest_class_share(np.full((3, 3), 255, np.uint8)) == 1.0
+
+
+def lopsided():
+    """Class 0 but for the right fifth."""
+    mask = np.zeros((100, 200), np.uint8)
+    mask[:, 160:] = 1
+    return make_masked(grey(100, 200), mask)
+
+
+def test_a_cap_finds_the_crop_that_shows_two_classes():
+    """Of the 161 windows of 40 columns, 21 show 10 to 30 columns of the small class; ten tries find one for 3 in 4."""
+    seeds, once = 300, 21 / 161
+    for cap, expected in ((None, once), (0.75, 1 - (1 - once) ** 10)):
+        crop = ScaleJitterCrop(40, scale=(5.0, 5.0), class_ratio_cap=cap)
+        outs = [crop(lopsided(), np.random.default_rng(seed)) for seed in range(seeds)]
+        within = np.mean([largest_class_share(out["mask"]) <= 0.75 for out in outs])
+        assert within == pytest.approx(expected, abs=0.06)
+
+
+def test_a_cap_draws_nothing_more_where_the_first_crop_will_do():
+    """The same crop as without a cap, and the same numbers left in the generator."""
+    generator = np.random.default_rng(3)
+    busy = make_masked(grey(100, 100), generator.integers(0, 5, (100, 100)).astype(np.uint8))
+    left = []
+    for cap in (None, 0.75):
+        draws = np.random.default_rng(0)
+        out = ScaleJitterCrop(40, scale=(1.0, 2.0), class_ratio_cap=cap)(busy, draws)
+        left.append((out["mask"].tolist(), out["matrix"].tolist(), draws.random()))
+    assert left[0] == left[1]
+
+
+def test_a_cap_that_cannot_be_met_ends():
+    """One class only, nothing but ignored, a crop that is the whole picture: ten draws of a window at most."""
+    for mask in (np.zeros((100, 100), np.uint8), np.full((100, 100), 255, np.uint8)):
+        draws = np.random.default_rng(0)
+        ScaleJitterCrop(20, scale=(2.0, 2.0), class_ratio_cap=0.75)(make_masked(grey(100, 100), mask), draws)
+        expected = np.random.default_rng(0)
+        expected.uniform(2.0, 2.0)
+        expected.integers(0, 51, 20)  # two for each window
+        assert draws.random() == expected.random()
+    out = ScaleJitterCrop(20, scale=(0.5, 0.5), class_ratio_cap=0.1)(lopsided(), np.random.default_rng(0))
+    assert out["matrix"][0, 2] == out["matrix"][1, 2] == 0
+
+
+def test_a_cap_needs_a_mask():
+    with pytest.raises(ConfigError, match="class_ratio_cap looks at the classes of a mask"):
+        ScaleJitterCrop(8, class_ratio_cap=0.5)(make_sample(grey(20, 20), []), np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""The optimizer wrapper against plain torch, the schedule against automl's formula."""
+"""The optimizer wrapper against plain torch, the schedules against automl's formula and torch's PolynomialLR."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from effdense.engine.models import DetectionModel
-from effdense.engine.optim import EffOptimWrapper, QuietOptimWrapperConstructor, WarmupCosineLR, automatic_dtype
+from effdense.engine.config import load_config
+from effdense.engine.models import DetectionModel, SegmentationModel
+from effdense.engine.optim import (
+    EffOptimWrapper,
+    QuietOptimWrapperConstructor,
+    WarmupCosineLR,
+    WarmupPolyLR,
+    automatic_dtype,
+)
 from effdense.errors import ConfigError
+from tests.engine.conftest import ROOT
 
 
 class Toy(nn.Module):
@@ -286,11 +294,99 @@ def test_resume_restores_the_position_and_a_longer_run_extends_the_cosine(total:
         resumed.step()
 
 
-def test_a_schedule_needs_a_length() -> None:
-    with pytest.raises(ConfigError, match="end=0"):
-        schedule(0)
-    with pytest.raises(ConfigError, match="warmup=-1"):
-        schedule(10, warmup=-1)
+def poly(total: int, *, lr: float = 0.01, **options: Any) -> WarmupPolyLR:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=lr)
+    return WarmupPolyLR(optimizer, end=total, by_epoch=False, **options)
+
+
+def run_through(scheduler: Any, steps: int) -> list[float]:
+    """The LR of each of the next steps."""
+    seen = []
+    for _ in range(steps):
+        seen.append(lr_of(scheduler))
+        scheduler.optimizer.step()
+        scheduler.step()
+    return seen
+
+
+def test_polynomial_values_by_hand() -> None:
+    """100 steps, 10 of warm-up from a tenth of .01, power .9 to a hundredth."""
+    scheduler = poly(100, warmup=10, warmup_factor=0.1, final_factor=0.01)
+    seen = run_through(scheduler, 100)
+    assert seen[0] == pytest.approx(0.001) and seen[5] == pytest.approx(0.0055)
+    assert seen[10] == pytest.approx(1e-4 + 9.9e-3 * 0.9**0.9)
+    assert seen[50] == pytest.approx(1e-4 + 9.9e-3 * 0.5358867, abs=1e-8)
+    assert run_through(scheduler, 3) == pytest.approx([1e-4] * 3)  # and past the end it stays there
+    assert run_through(poly(4, warmup=0, power=1.0), 5) == pytest.approx([0.01, 0.0075, 0.005, 0.0025, 0.0])
+
+
+@pytest.mark.parametrize("power", [0.5, 0.9, 2.0])
+def test_polynomial_is_torchs(power: float) -> None:
+    theirs = torch.optim.lr_scheduler.PolynomialLR(
+        torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.01), total_iters=50, power=power
+    )
+    assert run_through(poly(50, warmup=0, power=power), 60) == pytest.approx(
+        [_torch_step(theirs) for _ in range(60)], abs=1e-9
+    )
+
+
+def _torch_step(scheduler: Any) -> float:
+    rate = scheduler.get_last_lr()[0]
+    scheduler.optimizer.step()
+    scheduler.step()
+    return rate
+
+
+@pytest.mark.parametrize("total", [20, 40])
+def test_a_polynomial_resumes_where_it_was(total: int) -> None:
+    straight = run_through(poly(total, warmup=4), total)
+    first = poly(20, warmup=4)
+    run_through(first, 12)
+    resumed = poly(total, warmup=4)
+    resumed.load_state_dict(first.state_dict())
+    assert run_through(resumed, total - 12) == pytest.approx(straight[12:])
+
+
+def test_polynomial_epochs_become_iterations() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    by_iteration = WarmupPolyLR.build_iter_from_epoch(optimizer, end=30, warmup=0.5, power=2.0, epoch_length=40)
+    assert isinstance(by_iteration, WarmupPolyLR) and by_iteration.power == 2.0
+    assert (by_iteration.total, by_iteration.warmup, by_iteration.by_epoch) == (1200, 20, False)
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "message"),
+    [
+        (schedule, {"total": 0}, "WarmupCosineLR .* end=0"),
+        (schedule, {"total": 10, "warmup": -1}, "warmup=-1"),
+        (schedule, {"total": 10, "final_factor": 1.5}, "WarmupCosineLR: .* shares .* 1.5"),
+        (poly, {"total": 0}, "WarmupPolyLR .* end=0"),
+        (poly, {"total": 10, "power": 0}, "power > 0 .* got 0"),
+        (poly, {"total": 10, "warmup_factor": -0.1}, "WarmupPolyLR: .* -0.1"),
+    ],
+)
+def test_a_schedule_that_goes_nowhere(build: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(**options)
+
+
+@pytest.mark.parametrize("name", ["sgd_poly", "adamw_poly"])
+def test_the_shipped_polynomial_schedules(name: str, tmp_path: Any) -> None:
+    """They pass the check under a model, name a schedule that can be built, and misspelt options are found."""
+    base = ROOT / "configs" / "_base_"
+    text = f"_base_ = [{str(base / 'default_runtime.py')!r}, {str(base / 'schedules' / name)!r} + '.py']\n"
+    text += "image_size = 64\nmodel = dict(type='SegmentationModel', name='efficientunet_b0')\n"
+    (tmp_path / "good.py").write_text(text)
+    cfg = load_config(tmp_path / "good.py")
+    (options,) = cfg.param_scheduler
+    assert options.pop("type") == "WarmupPolyLR" and options.pop("convert_to_iter_based")
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+    built = WarmupPolyLR.build_iter_from_epoch(optimizer, end=cfg.train_cfg.max_epochs, epoch_length=10, **options)
+    seen = run_through(built, 10 * cfg.train_cfg.max_epochs)
+    assert max(seen) == pytest.approx(1.0, abs=0.02) and seen[-1] < 0.02 and seen[0] <= 0.1
+    (tmp_path / "bad.py").write_text(text + "param_scheduler = [dict(type='WarmupPolyLR', pover=0.9)]\n")
+    with pytest.raises(ConfigError, match="Did you mean 'power'"):
+        load_config(tmp_path / "bad.py")
 
 
 # -- learning rates by depth -------------------------------------------------------------------------------------------
@@ -324,6 +420,19 @@ def test_the_encoder_alone_slower() -> None:
     rates = lr_by_name(small_detector(), {"encoder_lr_mult": 0.25})
     assert {rate for name, rate in rates.items() if name.startswith("backbone.")} == {0.25}
     assert {rate for name, rate in rates.items() if not name.startswith("backbone.")} == {1.0}
+
+
+def test_a_decoder_ten_times_as_fast_as_its_encoder() -> None:
+    """SegFormer's and DeepLab's way, for a segmentor; layer_decay on top knows its stages too."""
+    shell = SegmentationModel("efficientunet_lite0", 3, image_size=64, decoder_channels=(16, 8, 8, 8, 8))
+    rates = lr_by_name(shell, {"encoder_lr_mult": 0.1, "flat_decay_mult": 0.0})
+    encoder = {name for name in rates if name.startswith("encoder.")}
+    assert {rates[name] for name in encoder} == {0.1} and len(encoder) > 100
+    assert {rate for name, rate in rates.items() if name not in encoder} == {1.0}
+    assert {name.split(".")[0] for name in rates} == {"encoder", "decoder", "segmentation_head"}
+    decayed = lr_by_name(shell, {"encoder_lr_mult": 0.1, "layer_decay": 0.5})
+    assert decayed["encoder.conv_stem.weight"] == pytest.approx(0.1 * 0.5**8)
+    assert decayed["segmentation_head.0.weight"] == 1.0
 
 
 def test_frozen_stages_are_not_optimised() -> None:

@@ -23,7 +23,7 @@ from effdense.data.shapes_folder import write_shapes_folder
 from effdense.engine import checkpoint as files
 from effdense.engine.config import load_config
 from effdense.engine.datasets import build_split
-from effdense.engine.drawing import draw_output
+from effdense.engine.drawing import Style, draw_output
 from effdense.engine.registry import METRICS, resolve
 from effdense.engine.run import test as evaluate
 from effdense.engine.run import train
@@ -235,13 +235,22 @@ def test_the_sheet_shows_a_classified_picture_once(trained: Trained) -> None:
     image = dataset.load(0)["image"]
     if trained.task == "segmentation":
         output: dict[str, Any] = {"index": 0, "mask": torch.zeros(image.shape[:2], dtype=torch.uint8)}
-        drawn = draw_output("segmentation", dataset, output, names, 0.3)
-        assert [caption for _, caption in drawn] == ["truth", "prediction"]
+        drawn = draw_output(Style("segmentation", names), dataset, output, 0.3)
+        share = float((dataset.load_mask(0) != 0).mean())  # background everywhere
+        assert [caption for _, caption in drawn.pictures] == [
+            "truth",
+            "prediction",
+            f"errors: {100 * share:.1f} % wrong",
+        ]
+        np.testing.assert_array_equal(drawn.pictures[1][0], image)  # which pictures leave unpainted
+        assert (
+            drawn.counts[0] > image.shape[0] * image.shape[1] and sum(drawn.counts.values()) == 2 * image[..., 0].size
+        )
         return
     label = int(dataset.records.labels[0])
     for best, said in ((label, "right"), (label + 1, "WRONG")):
         output = {"index": 0, "label": label, "probabilities": torch.eye(len(names))[best]}
-        ((picture, caption),) = draw_output("classification", dataset, output, names, 0.3)
+        ((picture, caption),) = draw_output(Style("classification", names), dataset, output, 0.3).pictures
         assert caption == f"truth: {names[label]} - {said}"
         assert picture.shape[0] / picture.shape[1] > image.shape[0] / image.shape[1]  # the best classes stand below
 
