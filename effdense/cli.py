@@ -53,9 +53,36 @@ def _test(arguments: argparse.Namespace) -> None:
         split=arguments.split,
         out=arguments.out,
         show_dir=arguments.show_dir,
+        inference=_inference(arguments),
         options=arguments.cfg_options,
         launcher=arguments.launcher,
     )
+
+
+def _add_inference_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how a segmentor looks at a picture (default: as the config or checkpoint says)")
+    group.add_argument("--slide", action="store_true", help="slide a window over the picture at its original size")
+    group.add_argument(
+        "--window", metavar="N|H,W", help="of --slide: px of the window (default the model's image_size)"
+    )
+    group.add_argument(
+        "--stride", metavar="N|H,W", help="of --slide: px from one window to the next (default 2/3 of the window)"
+    )
+    group.add_argument(
+        "--tta", action="store_true",
+        help="average over scales 0.5 to 1.75 and mirrored copies: 12 passes or more, slower and a little better",
+    )  # fmt: skip
+
+
+def _inference(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the flags change of ``InferenceOptions``."""
+    from effdense.models.segmentation.inference import TTA_SCALES
+
+    changes: dict[str, Any] = {"mode": "slide"} if arguments.slide else {}
+    for name in ("window", "stride"):
+        if getattr(arguments, name) is not None:
+            changes[name] = _image_size(getattr(arguments, name), f"--{name}")
+    return {**changes, "scales": TTA_SCALES, "flip": True} if arguments.tta else changes
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -114,13 +141,13 @@ def _fit(arguments: argparse.Namespace) -> None:
     print(f"\nthe largest under the budget:\n{cli_tables.fit_line(found.best, best=True, with_latency=timed)}")
 
 
-def _image_size(text: str | None) -> int | tuple[int, int] | None:
+def _image_size(text: str | None, flag: str = "--image-size") -> int | tuple[int, int] | None:
     """``512`` or ``384,640`` (height, width)."""
     if text is None:
         return None
     sides = text.split(",")
     if len(sides) > 2 or not all(side.strip().isdigit() for side in sides):
-        raise ConfigError(f"--image-size is px or HEIGHT,WIDTH, for example 512 or 384,640; got {text!r}.")
+        raise ConfigError(f"{flag} is px or HEIGHT,WIDTH, for example 512 or 384,640; got {text!r}.")
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
@@ -128,8 +155,11 @@ def _predict(arguments: argparse.Namespace) -> None:
     from effdense import load
 
     model = load(arguments.checkpoint)
+    inference = _inference(arguments)
+    if inference and model.task != "segmentation":
+        raise ConfigError(f"--slide, --window, --stride and --tta are for segmentors, this is a {model.task} model.")
     written: set[Path] = set()
-    for result in model.stream(arguments.source, score_threshold=arguments.score_threshold):
+    for result in model.stream(arguments.source, score_threshold=arguments.score_threshold, **inference):
         print(f"{result.path}: {result!r}")
         if arguments.out_dir:
             source = Path(str(result.path))
@@ -183,9 +213,10 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     test.add_argument(
         "--out",
         metavar="JSON",
-        help="write the predictions: COCO result JSON, a folder of masks, or the best classes",
+        help="write the predictions: COCO result JSON, a folder of masks with scores.json, or the best classes",
     )
     test.add_argument("--show-dir", metavar="DIR", help="write a truth-beside-prediction picture of every image")
+    _add_inference_options(test)
     test.set_defaults(run=_test)
 
     predict = verbs.add_parser("predict", help="detect, segment or classify images")
@@ -193,6 +224,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     predict.add_argument("source", help="image, folder or pattern")
     predict.add_argument("--out-dir", metavar="DIR", help="write pictures here")
     predict.add_argument("--score-threshold", type=float, default=0.3, help="of detectors: leave weaker boxes out")
+    _add_inference_options(predict)
     predict.set_defaults(run=_predict)
 
     names = verbs.add_parser("list", help="list model names")

@@ -22,6 +22,7 @@ from effdense.errors import ConfigError, DataError, ShapeError, WeightsError
 from effdense.models.classification import EfficientNetClassifier, create_classifier
 from effdense.models.detection import EfficientDet, create_detector
 from effdense.models.segmentation import Segmentor, create_segmentor
+from effdense.models.segmentation.inference import InferenceOptions, predict_logits
 from effdense.models.segmentation.postprocess import class_map_at
 from effdense.models.weights import load_weights
 from effdense.models.weights.load import read_checkpoint
@@ -89,7 +90,9 @@ class Predictor:
         model: the network, for RGB images.
         class_names: names of labels 0..K-1.
         category_ids: ids in the training annotations, for COCO output.
-        meta: what else the checkpoint says; a classifier's ``image_size`` and ``crop_fraction`` are taken from it.
+        meta: what else the checkpoint says; a classifier's ``image_size`` and ``crop_fraction`` are taken from it, and
+            a segmentor's ``inference`` (fields of ``InferenceOptions``) and ``letterbox``: the (height, width) px that
+            pictures are resized to fit in, None for their original size.
         device: default the GPU if there is one.
         batch_size: images per forward pass over lists and folders.
 
@@ -110,10 +113,10 @@ class Predictor:
         source: Any = model if self.task == "classification" else model.config
         if source.in_channels != 3:
             raise ConfigError(f"a Predictor feeds RGB, but {model.config.name} takes {source.in_channels} channels.")
-        if len(class_names) != model.num_classes:
-            raise ConfigError(
-                f"{model.config.name} has {model.num_classes} classes, got {len(class_names)} class_names."
-            )
+        # One logit per pixel decides between two classes.
+        expected = 2 if self.task == "segmentation" and model.num_classes == 1 else model.num_classes
+        if len(class_names) != expected:
+            raise ConfigError(f"{model.config.name} has {expected} classes, got {len(class_names)} class_names.")
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
         if device is None:
@@ -128,12 +131,14 @@ class Predictor:
         mean, std = self.meta.get("mean", source.mean), self.meta.get("std", source.std)
         self._mean = torch.tensor(mean, device=self.device).view(1, -1, 1, 1) * 255.0
         self._std = torch.tensor(std, device=self.device).view(1, -1, 1, 1) * 255.0
+        self.inference = InferenceOptions.of(self.meta.get("inference")) if self.task == "segmentation" else None
         self._geometry: Any
         if self.task == "classification":
             size = tuple(self.meta.get("image_size", (model.config.resolution,) * 2))  # type: ignore[union-attr]
             self._geometry = CenterCrop(size, crop_fraction=self.meta.get("crop_fraction", 0.875))
         else:
-            self._geometry = ResizePad(model.config.size_hw)  # type: ignore[union-attr]
+            size = self.meta.get("letterbox", model.config.size_hw)  # type: ignore[union-attr]
+            self._geometry = None if size is None else ResizePad(tuple(size))
 
     def __call__(self, source: Any, *, score_threshold: float = 0.3, **options: Any) -> Any:
         """Detect objects, segment or classify.
@@ -142,7 +147,9 @@ class Predictor:
             source: path, array (H, W, 3) uint8 RGB or (H, W) grey, PIL image, tensor (3, H, W) uint8 RGB, folder, glob
                 pattern (``**`` for folders of any depth), or a list of these.
             score_threshold: leave weaker detections out (detectors only).
-            options: as for ``EfficientDet.predict`` (detectors only).
+            options: of detectors those of ``EfficientDet.predict``; of segmentors fields of ``InferenceOptions``, in
+                place of the checkpoint's: ``mode="slide"`` slides a window over the picture at its original size,
+                ``scales=(0.75, 1.0, 1.25)`` and ``flip=True`` average over resized and mirrored copies.
 
         Returns: ``Detections`` or ``SegmentationMap`` in pixels of the original image, or ``Classification``; a list of
             them for a folder, a pattern or a list.
@@ -154,8 +161,10 @@ class Predictor:
 
     def stream(self, source: Any, *, score_threshold: float = 0.3, **options: Any) -> Iterator[Any]:
         """Like calling, one result after the other, with at most ``batch_size`` images in memory."""
-        if options and self.task != "detection":
+        if options and self.task == "classification":
             raise ConfigError(f"a {self.task} model takes no prediction options, got {sorted(options)}.")
+        if self.inference is not None:
+            options = {"inference": self.inference.override(**options)}
         batch: list[tuple[np.ndarray, str | None]] = []
         for item in _items(source):
             batch.append(_as_rgb(item))
@@ -168,15 +177,20 @@ class Predictor:
     def _run(
         self, batch: Sequence[tuple[np.ndarray, str | None]], score_threshold: float, options: dict[str, Any]
     ) -> Iterator[Any]:
+        if self.task == "segmentation" and (self._geometry is None or options["inference"].mode == "slide"):
+            return self._segment_at_original_size(batch, options["inference"])
         samples = [self._prepare(image) for image, _ in batch]
-        inputs = torch.from_numpy(np.stack([image for image, _ in samples])).permute(0, 3, 1, 2).to(self.device)
-        inputs = (inputs.float() - self._mean) / self._std
+        inputs = self._normalised(np.stack([image for image, _ in samples]))
         matrices = [matrix for _, matrix in samples]
         if self.task == "detection":
             return self._detect(inputs, batch, matrices, score_threshold, options)
-        return (
-            self._classify(inputs, batch) if self.task == "classification" else self._segment(inputs, batch, matrices)
-        )
+        if self.task == "classification":
+            return self._classify(inputs, batch)
+        return self._segment(inputs, batch, matrices, options["inference"])
+
+    def _normalised(self, images: np.ndarray) -> Tensor:
+        """(B, C, H, W) float32 on the device, from (B, H, W, C) uint8."""
+        return (torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device).float() - self._mean) / self._std
 
     def _detect(
         self,
@@ -218,13 +232,25 @@ class Predictor:
 
     @torch.inference_mode()
     def _segment(
-        self, inputs: Tensor, batch: Sequence[tuple[np.ndarray, str | None]], matrices: Sequence[np.ndarray]
+        self,
+        inputs: Tensor,
+        batch: Sequence[tuple[np.ndarray, str | None]],
+        matrices: Sequence[np.ndarray],
+        inference: InferenceOptions,
     ) -> Iterator[SegmentationMap]:
-        model: Any = self.model
-        logits = model(inputs).float()
+        logits = predict_logits(self.model, inputs, inference)
         for i, ((image, path), matrix) in enumerate(zip(batch, matrices, strict=True)):
             mask = class_map_at(logits[i : i + 1], matrix, (image.shape[0], image.shape[1]))
-            yield SegmentationMap(mask=mask.cpu(), class_names=self.class_names, path=path, image=image)
+            yield SegmentationMap(
+                mask=mask.cpu(), class_names=self.class_names, path=path, image=image, palette=self.meta.get("palette")
+            )
+
+    def _segment_at_original_size(
+        self, batch: Sequence[tuple[np.ndarray, str | None]], inference: InferenceOptions
+    ) -> Iterator[SegmentationMap]:
+        """One picture after the other: their sizes differ, and windows fill their passes from one."""
+        for image, path in batch:
+            yield from self._segment(self._normalised(image[None]), [(image, path)], [np.eye(3)], inference)
 
     def _prepare(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(input image, matrix original px -> input px), exactly as in evaluation."""

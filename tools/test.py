@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: python tools/test.py CONFIG CHECKPOINT [--split val|test|train] [--out results.json] ..."""
+"""Evaluate a checkpoint: python tools/test.py CONFIG CHECKPOINT [--split val|test|train] [--out FILE] [--tta] ..."""
 
 import sys
 

@@ -1,43 +1,82 @@
-"""How each task's batches and predictions look: pictures for the sheets of a run."""
+"""How each task's batches and predictions look: pictures for the sheets of a run, and what their legend needs."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from effdense.data import read_image
-from effdense.visualize import draw_boxes
-from effdense.visualize.masks import draw_mask
+from effdense.visualize import class_legend, draw_boxes, draw_errors, draw_mask, error_legend, wrong_share
+from effdense.visualize.legend import LegendEntry
+from effdense.visualize.palette import Palette, background_labels
 from effdense.visualize.ranking import draw_ranking
 
+_IGNORE = 255
 
-def draw_batch(
-    task: str, batch: Mapping[str, Any], names: Sequence[str], limit: int
-) -> Iterator[tuple[np.ndarray, str]]:
-    """(picture, caption) of a collated training batch, as the model is fed it."""
+
+@dataclass(frozen=True)
+class Style:
+    """How the classes of a run look.
+
+    Attributes:
+        task: detection, classification or segmentation.
+        names: of the classes, in label order.
+        palette: RGB of each class, or None.
+    """
+
+    task: str
+    names: Sequence[str]
+    palette: Palette | None = None
+
+    @property
+    def background(self) -> frozenset[int]:
+        """Classes of a segmentor that pictures leave unpainted."""
+        return background_labels(self.names, self.palette) if self.task == "segmentation" else frozenset()
+
+    def legend(self, counts: Mapping[int, int], *, errors: bool = False) -> list[LegendEntry] | None:
+        """Colours of the classes, and of an error map; None for a classifier, whose pictures name their classes."""
+        if self.task == "classification":
+            return None
+        entries = class_legend(self.names, counts, palette=self.palette, unpainted=self.background)
+        return [*entries, *(error_legend(self.background) if errors and self.task == "segmentation" else [])]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures of one image with their captions, and how often each class occurs in them (boxes or pixels)."""
+
+    pictures: list[tuple[np.ndarray, str]]
+    counts: Counter[int] = field(default_factory=Counter)
+
+
+def draw_batch(style: Style, batch: Mapping[str, Any], limit: int) -> Iterator[Drawn]:
+    """Each image of a collated training batch, as the model is fed it."""
     for i in range(min(limit, len(batch["inputs"]))):
         canvas = np.ascontiguousarray(batch["inputs"][i].permute(1, 2, 0).numpy())
-        if task == "detection":
+        if style.task == "detection":
             valid = batch["valid"][i]
-            yield draw_boxes(canvas, batch["boxes"][i][valid], batch["labels"][i][valid], class_names=names), ""
-        elif task == "classification":
-            yield canvas, names[int(batch["labels"][i])]
+            boxes, labels = batch["boxes"][i][valid], batch["labels"][i][valid]
+            yield Drawn([(draw_boxes(canvas, boxes, labels, class_names=style.names), "")], Counter(labels.tolist()))
+        elif style.task == "classification":
+            yield Drawn([(canvas, style.names[int(batch["labels"][i])])])
         else:
-            yield draw_mask(canvas, batch["masks"][i].numpy(), class_names=names), ""
+            mask = batch["masks"][i].numpy()
+            yield Drawn([(draw_mask(canvas, mask, style.names, palette=style.palette), "")], _pixels(mask))
 
 
-def draw_output(
-    task: str, dataset: Any, output: Mapping[str, Any], names: Sequence[str], score_threshold: float
-) -> list[tuple[np.ndarray, str]]:
-    """(picture, caption) of one validation output, on the original picture: truth beside prediction, or, of a
-    classifier, the picture once with its best classes below and the truth above.
+def draw_output(style: Style, dataset: Any, output: Mapping[str, Any], score_threshold: float) -> Drawn:
+    """One validation output on the original picture: truth beside prediction, of a segmentor also where it is wrong;
+    of a classifier, the picture once with its best classes below and the truth above.
 
     Raises: DataError for a picture that cannot be read.
     """
-    index = output["index"]
-    if task == "detection":
+    index, names = output["index"], style.names
+    if style.task == "detection":
         record = dataset.records[index]
         image = read_image(record.path, expected_size=(record.height, record.width))
         keep = output["scores"] >= score_threshold
@@ -45,14 +84,30 @@ def draw_output(
         predicted = draw_boxes(
             image, output["boxes"][keep], output["labels"][keep], output["scores"][keep], class_names=names
         )
-        return [(truth, "truth"), (predicted, f"prediction (score >= {score_threshold})")]
+        counts = Counter([*record.labels.tolist(), *output["labels"][keep].tolist()])
+        return Drawn([(truth, "truth"), (predicted, f"prediction (score >= {score_threshold})")], counts)
     image = dataset.load(index)["image"]
-    if task == "classification":
+    if style.task == "classification":
         best = output["probabilities"].topk(min(3, len(names)))
         labels = best.indices.tolist()
         ranking = draw_ranking(image, [names[label] for label in labels], best.values.tolist(), labels)
         right = "right" if labels[0] == output["label"] else "WRONG"
-        return [(ranking, f"truth: {names[output['label']]} - {right}")]
-    truth = draw_mask(image, dataset.load_mask(index), class_names=names)
-    predicted = draw_mask(image, output["mask"].numpy(), class_names=names)
-    return [(truth, "truth"), (predicted, "prediction")]
+        return Drawn([(ranking, f"truth: {names[output['label']]} - {right}")])
+    return _draw_segmentation(style, image, dataset.load_mask(index), torch.as_tensor(output["mask"]).cpu().numpy())
+
+
+def _draw_segmentation(style: Style, image: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> Drawn:
+    share = wrong_share(truth, predicted)
+    said = "errors: nothing is counted" if np.isnan(share) else f"errors: {100 * share:.1f} % wrong"
+    pictures = [
+        (draw_mask(image, truth, style.names, palette=style.palette), "truth"),
+        (draw_mask(image, predicted, style.names, palette=style.palette), "prediction"),
+        (draw_errors(image, truth, predicted, background=style.background), said),
+    ]
+    return Drawn(pictures, _pixels(truth) + _pixels(predicted))
+
+
+def _pixels(mask: np.ndarray) -> Counter[int]:
+    """Pixels of each class."""
+    counts = np.bincount(mask.ravel(), minlength=256)
+    return Counter({label: int(counts[label]) for label in np.flatnonzero(counts).tolist() if label != _IGNORE})

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.evaluator import BaseMetric
-from torch import Tensor
 
 from effdense.data import ClassMap
-from effdense.data.image_io import write_bytes_atomically, write_png
+from effdense.data.image_io import write_bytes_atomically
 from effdense.engine.distributed import gather_objects, on_main_then_all
 from effdense.engine.registry import METRICS
 from effdense.errors import ConfigError, DataError
 from effdense.evaluation import CocoScores, evaluate_coco
 from effdense.evaluation.coco_scores import SUMMARY
-from effdense.evaluation.segmentation_scores import SegmentationScores, confusion_matrix
 from effdense.evaluation.top_k import TopKScores, correct_at
 
 
@@ -38,6 +36,21 @@ def gather_complete(results: list[dict[str, Any]], size: int) -> list[dict[str, 
             f"({len(missing)} missing, first {missing[:3]}; {len(doubled)} doubled, first {doubled[:3]})."
         )
     return entries
+
+
+def evaluated(metric: Any, size: int, score: Callable[[list[dict[str, Any]]], tuple[dict[str, float], Any]]) -> Any:
+    """Score what a metric has seen on all ranks: ``{"prefix/name": value}`` on each; ``metric.scores`` is set.
+
+    Args:
+        metric: has ``results`` (emptied), ``scores`` and ``prefix``. size: samples that must have come once each.
+        score: entries of all ranks to (numbers by name, scores), run on rank 0.
+
+    Raises: DataError for samples that are missing or doubled.
+    """
+    results, metric.results = metric.results, []
+    entries = gather_complete(results, size)
+    metrics, metric.scores = on_main_then_all(lambda: score(entries))
+    return {f"{metric.prefix}/{name}": value for name, value in metrics.items()}
 
 
 @METRICS.register_module()
@@ -115,10 +128,7 @@ class CocoMetric(BaseMetric):
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Gather, check that each of ``size`` samples came exactly once, and score on rank 0."""
-        results, self.results = self.results, []
-        entries = gather_complete(results, size)
-        metrics, self.scores = on_main_then_all(lambda: self._score(entries))
-        return {f"{self.prefix}/{name}": value for name, value in metrics.items()}
+        return evaluated(self, size, self._score)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         return self._score(results)[0]
@@ -184,10 +194,7 @@ class TopKMetric(BaseMetric):
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Gather, check that each of ``size`` samples came exactly once, and score on rank 0."""
-        results, self.results = self.results, []
-        entries = gather_complete(results, size)
-        metrics, self.scores = on_main_then_all(lambda: self._score(entries))
-        return {f"{self.prefix}/{name}": value for name, value in metrics.items()}
+        return evaluated(self, size, self._score)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         return self._score(results)[0]
@@ -209,70 +216,6 @@ class TopKMetric(BaseMetric):
         metrics = scores.to_dict()
         if self.classwise:
             metrics |= {f"top1_{name}": value for name, value in scores.per_class.items()}
-        return metrics, scores
-
-
-@METRICS.register_module()
-class SegmentationMetric(BaseMetric):
-    """Mean intersection over union and its relatives, of class maps at the original size.
-
-    Args:
-        dump: write every prediction as a PNG of class indices into this folder.
-        classwise: also report the IoU of each class.
-
-    Exactly one entry per sample is required over all ranks. The engine sets the dataset whose masks are the truth.
-    """
-
-    default_prefix = "seg"
-
-    def __init__(self, *, dump: str | None = None, classwise: bool = False, prefix: str | None = None) -> None:
-        super().__init__(prefix=prefix)
-        self.results: list[dict[str, Any]] = []
-        self.dump = dump
-        self.classwise = classwise
-        self.dataset: Any = None
-        # Summed as it comes: a matrix per image would be 360 MB for 2000 images of 150 classes.
-        self._matrix: Tensor | int = 0
-        self.scores: SegmentationScores | None = None
-
-    def bind_dataset(self, dataset: Any) -> None:
-        """Say what is evaluated."""
-        self.dataset = dataset
-
-    def names(self) -> list[str]:
-        """What ``evaluate`` will report, the one that tells most first."""
-        classes = [f"IoU_{name}" for name in self.dataset.records.class_map.names] if self.classwise else []
-        return [f"{self.prefix}/{name}" for name in ["mIoU", "mDice", "pixel_accuracy", "mean_accuracy", *classes]]
-
-    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
-        if self.dataset is None:
-            raise ConfigError("SegmentationMetric was not bound to a split; run it through effdense.engine.")
-        num_classes = len(self.dataset.records.class_map)
-        for sample in data_samples:
-            truth = torch.as_tensor(self.dataset.load_mask(sample["index"]))
-            self._matrix = self._matrix + confusion_matrix(sample["mask"], truth, num_classes).cpu()
-            self.results.append({"index": sample["index"]})
-            if self.dump is not None:
-                path = Path(self.dump) / f"{sample['index']:05d}_{Path(sample['path']).stem}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_png(path, sample["mask"].numpy())
-
-    def evaluate(self, size: int) -> dict[str, float]:
-        """Gather, check that each of ``size`` samples came exactly once, and score on rank 0."""
-        results, own, self.results, self._matrix = self.results, self._matrix, [], 0
-        entries = gather_complete(results, size)
-        matrix = sum(gather_objects(own))
-        metrics, self.scores = on_main_then_all(lambda: self._score(matrix, len(entries)))
-        return {f"{self.prefix}/{name}": value for name, value in metrics.items()}
-
-    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        return self._score(self._matrix, len(results))[0]
-
-    def _score(self, matrix: Any, num_images: int) -> tuple[dict[str, float], SegmentationScores]:
-        scores = SegmentationScores.from_confusion(matrix, self.dataset.records.class_map.names, num_images=num_images)
-        metrics = scores.to_dict()
-        if self.classwise:
-            metrics |= {f"IoU_{name}": value for name, value in scores.per_class_iou.items()}
         return metrics, scores
 
 

@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 
 from effdense.data import ClassMap, DetectionRecords
+from effdense.data.geometry import ResizePad
 from effdense.data.image_folder import ClassificationRecords
 from effdense.data.mask_folder import SegmentationRecords
 from effdense.engine import checkpoint as files
@@ -24,10 +25,12 @@ from effdense.engine.distributed import infer_launcher, init_distributed, rank_a
 from effdense.engine.early import RunPlan, build_hooks, check_run
 from effdense.engine.memory import keep_freed_memory
 from effdense.engine.models import NetworkModel
+from effdense.engine.models.segmentation import SegmentationModel
 from effdense.engine.models.shell import size_hw
 from effdense.engine.registry import METRICS, MODELS, SCOPE, resolve
 from effdense.engine.runner import EffRunner
 from effdense.errors import ConfigError
+from effdense.models.segmentation.inference import InferenceOptions
 from effdense.models.weights.load import read_checkpoint
 
 _RUN_NUMBERS = itertools.count(1)
@@ -84,8 +87,9 @@ def train(
     train_split = datasets.build_split(cfg, "train", seed=seed)
     val_split = datasets.build_split(cfg, "val", seed=seed, class_map=train_split.records.class_map)
     cfg.model["num_classes"] = datasets.check_class_count(
-        cfg.model.get("num_classes"), train_split.records.class_map, train_split.source
+        cfg.model.get("num_classes"), train_split.records.class_map, train_split.source, task=_task(cfg)
     )
+    datasets.compare_splits(train_split, val_split)
     runner = _runner(
         cfg,
         launcher,
@@ -122,6 +126,7 @@ def test(
     split: str = "val",
     out: str | None = None,
     show_dir: str | None = None,
+    inference: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     launcher: str = "none",
 ) -> Any:
@@ -131,7 +136,10 @@ def test(
         checkpoint: a checkpoint of ours, or weights of a layout that ``effdense.load_weights`` knows; all of the
             model's tensors must be there.
         split: ``val`` | ``test`` | ``train``.
-        out: write the detections as COCO result JSON here. show_dir: write truth-beside-prediction pictures here.
+        out: write the predictions here: COCO result JSON, a folder of class maps with ``scores.json``, or JSON with the
+            best classes. show_dir: write truth-beside-prediction pictures here.
+        inference: of a segmentor, in place of what ``model.inference`` says: fields of ``InferenceOptions``.
+            ``mode="slide"`` also leaves the letterbox out, so that windows slide over pictures of original size.
 
     Returns: the scores (also printed).
     """
@@ -143,10 +151,12 @@ def test(
     if split == "train":  # evaluated like validation: its images, the validation transforms
         cfg.train_dataloader["dataset"]["transforms"] = cfg.val_dataloader["dataset"]["transforms"]
         cfg.train_dataloader = {**cfg.val_dataloader, "dataset": cfg.train_dataloader["dataset"]}
+    if inference:
+        _look_differently(cfg, name, inference)
     chosen = datasets.build_split(cfg, name, seed=seed, class_map=_classes_trained(checkpoint, _task(cfg)))
     chosen.dataset.training = False
     cfg.model["num_classes"] = datasets.check_class_count(
-        cfg.model.get("num_classes"), chosen.records.class_map, chosen.source
+        cfg.model.get("num_classes"), chosen.records.class_map, chosen.source, task=_task(cfg)
     )
     for key in ("weights", "encoder_weights"):
         cfg.model.pop(key, None)
@@ -252,10 +262,17 @@ def _runner(cfg: Config, launcher: str, seed: int, class_map: Any, *, is_trainin
         "std": list(model.std),
         "image_size": list(model.image_size),
         "color": "rgb",
+        "palette": None if class_map.palette is None else [list(color) for color in class_map.palette],
     }
     crop = [t for t in _val_transforms(cfg) if t.get("type") == "CenterCrop"]
     if crop:  # how a classifier looks at a picture is part of what it is
         metadata["crop_fraction"] = float(crop[-1].get("crop_fraction", 0.875))
+    if isinstance(model, SegmentationModel):
+        transforms = parts["val_dataloader"].dataset.transforms
+        letterboxes = [t.size for t in transforms if isinstance(t, ResizePad)]
+        _check_windows(model, letterboxes)
+        metadata["inference"] = model.inference.to_dict()
+        metadata["letterbox"] = list(letterboxes[-1]) if letterboxes else None
     randomness = dict(cfg.get("randomness") or {})
     # Different dropout on every rank; data order and augmentation have their own seeds.
     randomness["seed"] = seed + rank
@@ -281,6 +298,36 @@ def _runner(cfg: Config, launcher: str, seed: int, class_map: Any, *, is_trainin
     for report in model.reports:
         runner.logger.info(f"starting weights: {report}")
     return runner
+
+
+def _look_differently(cfg: Config, name: str, inference: Mapping[str, Any]) -> None:
+    """Change ``model.inference`` for one evaluation, and with it what the pictures are prepared for.
+
+    Raises: ConfigError for a model of another task, or options that cannot be used.
+    """
+    if _task(cfg) != "segmentation":
+        raise ConfigError(
+            f"inference options such as --slide and --tta are for segmentors, this is a {_task(cfg)} model."
+        )
+    changed = InferenceOptions.of(cfg.model.get("inference")).override(**inference)
+    cfg.model["inference"] = changed.to_dict()
+    dataset = (cfg.get(f"{name}_dataloader") or {}).get("dataset")
+    if inference.get("mode") == "slide" and dataset is not None:
+        dataset["transforms"] = [t for t in dataset.get("transforms") or () if t.get("type") != "ResizePad"]
+
+
+def _check_windows(model: SegmentationModel, letterboxes: Sequence[tuple[int, int]]) -> None:
+    """Raise ConfigError where windows would slide over pictures that were shrunk to fit into one."""
+    if model.inference.mode != "slide":
+        return
+    window, _ = model.inference.window_and_stride(model.network)
+    small = [size for size in letterboxes if size[0] <= window[0] and size[1] <= window[1]]
+    if small:
+        raise ConfigError(
+            f"model.inference slides a window of {window[0]}x{window[1]} px over pictures that ResizePad has shrunk to "
+            f"{small[-1][0]}x{small[-1][1]}, so there is one window and nothing is gained. Evaluate at original size "
+            "(val_dataloader.dataset.transforms=[]), give ResizePad a larger size, or use mode='whole'."
+        )
 
 
 def _val_transforms(cfg: Config) -> list[Any]:

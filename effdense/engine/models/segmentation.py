@@ -12,6 +12,7 @@ from torch import Tensor
 from effdense.engine.models.shell import COMMON_ARGUMENTS, NetworkModel, split_options
 from effdense.engine.registry import MODELS
 from effdense.models.segmentation import SegmentorConfig, create_segmentor
+from effdense.models.segmentation.inference import InferenceOptions, predict_logits
 from effdense.models.segmentation.postprocess import class_map_at
 
 
@@ -22,13 +23,17 @@ class SegmentationModel(NetworkModel):
     Args:
         name: as for ``effdense.create_segmentor``.
         num_classes: K; the engine fills it in from the dataset's classes.
-        options: weights, encoder_weights, frozen_stages, frozen_batch_norm and channels_last as in ``NetworkModel``;
-            and fields of ``SegmentorConfig``.
+        inference: fields of ``InferenceOptions``: how validation and whoever opens the checkpoint look at a picture.
+        options: weights, encoder_weights, frozen_stages, frozen_batch_norm, channels_last and photometric as in
+            ``NetworkModel``; and fields of ``SegmentorConfig``.
     """
 
     task = "segmentation"
 
-    def __init__(self, name: str, num_classes: int, **options: Any) -> None:
+    def __init__(
+        self, name: str, num_classes: int, *, inference: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        look = InferenceOptions.of(inference)
         common, options = split_options(options)
         network = create_segmentor(name, num_classes, **options)
         super().__init__(
@@ -39,11 +44,12 @@ class SegmentationModel(NetworkModel):
             std=network.config.std,
             **common,
         )
+        self.inference = look
 
     @staticmethod
     def config_arguments() -> set[str]:
         """Keys a config may give (read by the config check)."""
-        return set(COMMON_ARGUMENTS) | {field.name for field in fields(SegmentorConfig)}
+        return set(COMMON_ARGUMENTS) | {"inference"} | {field.name for field in fields(SegmentorConfig)}
 
     def forward(self, inputs: Tensor, masks: Tensor, mode: str = "loss", **batch: Any) -> Any:
         """Losses (``mode='loss'``), class maps (``'predict'``) or logits (``'tensor'``) of a normalised batch."""
@@ -53,13 +59,29 @@ class SegmentationModel(NetworkModel):
             return self._predict(inputs, batch)
         return self.evaluation_network(inputs)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _predict(self, inputs: Tensor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """One dict per image: index, path and mask (H, W) uint8 at the original size, on the CPU."""
-        logits = self.evaluation_network(inputs).float()
-        results = []
-        for i, (index, path) in enumerate(zip(batch["indices"].tolist(), batch["paths"], strict=True)):
-            height, width = batch["original_sizes"][i].tolist()
-            mask = class_map_at(logits[i : i + 1], batch["matrices"][i], (height, width))
-            results.append({"index": index, "path": path, "mask": mask.cpu()})
-        return results
+        """One dict per image: index, path and mask (H, W) uint8 at the original size, on the device of the inputs."""
+        masks: dict[int, Tensor] = {}
+        for (height, width), members in self._alike(inputs, batch):
+            views = inputs if len(members) == len(inputs) else torch.cat([inputs[i : i + 1] for i in members])
+            views = views[:, :, :height, :width].contiguous(memory_format=self.data_preprocessor.memory_format)
+            logits = predict_logits(self.evaluation_network, views, self.inference)
+            for i, one in zip(members, logits.split(1), strict=True):
+                masks[i] = class_map_at(one, batch["matrices"][i], tuple(batch["original_sizes"][i].tolist()))
+        return [
+            {"index": index, "path": path, "mask": masks[i]}
+            for i, (index, path) in enumerate(zip(batch["indices"].tolist(), batch["paths"], strict=True))
+        ]
+
+    def _alike(self, inputs: Tensor, batch: Mapping[str, Any]) -> list[tuple[tuple[int, int], list[int]]]:
+        """(input size without the batch's padding, positions) of images that may go through the network together.
+
+        Windows fill their passes from one image, so that logits of one image at a time are in memory.
+        """
+        whole = tuple(inputs.shape[-2:])
+        sizes = [tuple(size) for size in batch["input_sizes"].tolist()] if "input_sizes" in batch else []
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, size in enumerate(sizes or [whole] * len(inputs)):
+            groups.setdefault((*size, i) if self.inference.mode == "slide" else size, []).append(i)
+        return [((key[0], key[1]), members) for key, members in groups.items()]

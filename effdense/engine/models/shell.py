@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -10,8 +11,9 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from effdense.data.photometric import PhotometricJitter
 from effdense.engine.registry import MODELS
-from effdense.errors import ConfigError
+from effdense.errors import ConfigError, did_you_mean
 from effdense.models.drop_path import set_drop_path_rate
 from effdense.models.freezing import FrozenStages, batch_norms, encoder_of, freeze_stages, keep_in_eval
 from effdense.models.weights import LoadReport, load_weights
@@ -26,8 +28,13 @@ COMMON_ARGUMENTS = frozenset(
         "frozen_stages",
         "frozen_batch_norm",
         "channels_last",
+        "photometric",
     }
 )
+
+
+# Read as Python numbers: from the device each would wait for all work before it.
+_ON_HOST = frozenset({"matrices", "indices", "original_sizes", "input_sizes", "image_ids"})
 
 
 @MODELS.register_module()
@@ -37,17 +44,27 @@ class Normalize(nn.Module):
     Args:
         mean, std: per channel, in units of the full range (0..1), RGB.
         channels_last: memory format of what comes out.
+        photometric: options of ``effdense.data.PhotometricJitter``, in training only; None for no jitter.
 
     In (a collated batch): ``inputs`` (B, C, H, W) uint8; out: the same mapping with ``inputs`` float32 normalised and
-    every tensor on the device. Letterbox padding was filled with the rounded mean, so it comes out near zero.
+    every tensor on the device but those that are read as numbers (sizes, indices, matrices). Letterbox padding was
+    filled with the rounded mean, so it comes out near zero.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], *, channels_last: bool = True) -> None:
+    def __init__(
+        self,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        *,
+        channels_last: bool = True,
+        photometric: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.jitter = None if photometric is None else _photometric_jitter(photometric, len(mean))
         self.register_buffer("mean", torch.zeros(1, len(mean), 1, 1), persistent=False)
         self.register_buffer("std", torch.ones(1, len(std), 1, 1), persistent=False)
         self.set_statistics(mean, std)
@@ -60,12 +77,28 @@ class Normalize(nn.Module):
     def forward(self, batch: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
         device = self.mean.device
         moved = {
-            key: value.to(device, non_blocking=True) if isinstance(value, Tensor) and key != "matrices" else value
+            key: value.to(device, non_blocking=True) if isinstance(value, Tensor) and key not in _ON_HOST else value
             for key, value in batch.items()
         }
         inputs = moved["inputs"].float().contiguous(memory_format=self.memory_format)
+        if training and self.jitter is not None:
+            inputs = self.jitter(inputs)
         moved["inputs"] = (inputs - self.mean) / self.std
         return moved
+
+
+def _photometric_jitter(options: Mapping[str, Any], channels: int) -> PhotometricJitter:
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"model.photometric must be dict(...) of PhotometricJitter's options, got {options!r}.")
+    known = list(inspect.signature(PhotometricJitter).parameters)
+    for key in options:
+        if key not in known:
+            raise ConfigError(
+                f"unknown key model.photometric.{key}.{did_you_mean(str(key), known)} Known here: {', '.join(known)}."
+            )
+    if channels != 3:
+        raise ConfigError(f"model.photometric turns colours and needs RGB pictures; the model has {channels} channels.")
+    return PhotometricJitter(**options)
 
 
 class NetworkModel(BaseModel):
@@ -80,6 +113,7 @@ class NetworkModel(BaseModel):
         frozen_stages: stem and first stages of the encoder that are not trained: a number, or "all".
         frozen_batch_norm: layers whose running statistics are used and kept: False, "encoder" or True.
         channels_last: memory format of network and batches; about 1.3x faster on CPU and tensor cores.
+        photometric: options of ``PhotometricJitter`` for training batches, ``{}`` for its defaults, None for none.
 
     The checkpointed weights are those of ``network``; ``evaluation_network`` is its exponential moving average once
     the EMA hook has made one.
@@ -100,9 +134,10 @@ class NetworkModel(BaseModel):
         frozen_stages: FrozenStages = 0,
         frozen_batch_norm: bool | str = False,
         channels_last: bool = True,
+        photometric: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor=Normalize(mean, std, channels_last=channels_last))
-        self.network = network.to(memory_format=torch.channels_last) if channels_last else network
+        super().__init__(data_preprocessor=Normalize(mean, std, channels_last=channels_last, photometric=photometric))
+        self.network = network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         self.build_arguments = build_arguments
         self.image_size = image_size
         self.mean, self.std = mean, std
