@@ -211,6 +211,23 @@ def test_a_class_map_by_hand(tmp_path: Path) -> None:
     assert SegmentationMap(mask).shares() == {"1": 0.75, "0": 0.25}
 
 
+def test_a_class_map_in_the_colours_of_its_data_set(tmp_path: Path) -> None:
+    mask = torch.tensor([[0, 1], [0, 1]], dtype=torch.uint8).repeat(20, 20)
+    picture = np.full((40, 40, 3), 90, np.uint8)
+    result = SegmentationMap(mask, ("background", "road"), image=picture, palette=((0, 0, 0), (10, 200, 30)))
+    assert result == SegmentationMap(mask, ("background", "road")) and "palette" not in repr(result)
+    drawn = result.plot(alpha=1.0)
+    assert (drawn[:, 1::2] == (10, 200, 30)).all() and (drawn[:, ::2] == 90).all()  # the background is the photograph
+    with_names = result.plot(legend=True)
+    np.testing.assert_array_equal(with_names[:40, :40], result.plot())
+    assert (with_names[48:] == (10, 200, 30)).all(2).sum() > 40
+    saved = result.save(tmp_path / "a.png", legend=True)
+    np.testing.assert_array_equal(cv2.imread(str(saved))[:, :, ::-1], with_names)
+    file = result.save_mask(tmp_path / "mask.png")
+    np.testing.assert_array_equal(cv2.imread(str(file))[:, :, ::-1], np.array([(0, 0, 0), (10, 200, 30)])[mask])
+    assert result.to("cpu").palette == result.palette
+
+
 @pytest.mark.parametrize("mask", [torch.zeros(2, 2), torch.zeros(1, 2, 2, dtype=torch.uint8)])
 def test_a_class_map_is_uint8_of_two_dimensions(mask: torch.Tensor) -> None:
     with pytest.raises(ShapeError, match=r"expected uint8 \(H, W\)"):

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from effdense.errors import ShapeError
 
+Color = tuple[int, int, int]
+
 
 @dataclass(eq=False, repr=False)
 class SegmentationMap:
@@ -23,6 +25,7 @@ class SegmentationMap:
         class_names: name of class i at index i, or None.
         path: where the image came from, or None.
         image: uint8 (H, W, 3) RGB kept for drawing, or None; no part of ``==`` and ``repr``.
+        palette: RGB of class i at index i for drawing, or None; no part of ``==`` and ``repr`` either.
 
     Raises:
         ShapeError: the mask is not (H, W) uint8.
@@ -32,6 +35,7 @@ class SegmentationMap:
     class_names: tuple[str, ...] | None = None
     path: str | None = None
     image: np.ndarray | None = field(default=None, repr=False, compare=False)
+    palette: tuple[Color, ...] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.mask = torch.as_tensor(self.mask).detach()
@@ -41,6 +45,8 @@ class SegmentationMap:
             )
         if self.class_names is not None:
             self.class_names = tuple(self.class_names)
+        if self.palette is not None:
+            self.palette = tuple((int(red), int(green), int(blue)) for red, green, blue in self.palette)
 
     def __eq__(self, other: object) -> bool:
         """Same classes, names and path; the device and the kept picture do not matter."""
@@ -72,27 +78,56 @@ class SegmentationMap:
         """The same result with its tensor on a device."""
         return replace(self, mask=self.mask.to(device))
 
-    def plot(self, image: np.ndarray | None = None) -> np.ndarray:
-        """The picture with its classes laid over it.
+    def plot(self, image: np.ndarray | None = None, *, alpha: float = 0.5, legend: bool = False) -> np.ndarray:
+        """The picture with its classes laid over it; background stays as it is, see ``draw_mask``.
 
         Args:
             image: uint8 (H, W, 3) RGB; by default the one kept with the result.
+            alpha: weight of the colours, 0..1.
+            legend: add the classes that are there, largest first, below the picture.
 
-        Returns: uint8 (H, W, 3) RGB, a new array.
-        Raises: ShapeError when there is no picture.
+        Returns: uint8 (H, W, 3) RGB, a new array; with a legend higher, and at least 320 px wide.
+        Raises: ShapeError when there is no picture, or one of another size.
         """
         from effdense.visualize.masks import draw_mask
 
         image = self.image if image is None else image
         if image is None:
             raise ShapeError("SegmentationMap.plot: this result keeps no picture; give one: plot(image).")
-        return draw_mask(image, self.mask.cpu().numpy(), class_names=self.class_names)
+        drawn = draw_mask(image, self.mask.cpu().numpy(), self.class_names, alpha, palette=self.palette)
+        return self._with_legend(drawn) if legend else drawn
 
-    def save(self, path: str | Path, image: np.ndarray | None = None) -> Path:
+    def _with_legend(self, drawn: np.ndarray) -> np.ndarray:
+        from effdense.visualize.legend import with_legend
+        from effdense.visualize.palette import background_labels, color_of
+
+        counts = torch.bincount(self.mask.flatten().cpu().long())
+        hidden = background_labels(self.class_names, self.palette)
+        entries = []
+        for label in counts.argsort(descending=True, stable=True).tolist():
+            if counts[label] and label not in hidden:
+                share = 100 * float(counts[label]) / self.mask.numel()
+                said = f"{share:.0f} %" if share >= 0.5 else "<1 %"
+                entries.append((f"{self.name_of(label)} {said}", color_of(label, self.palette)))
+        return with_legend(drawn, entries)
+
+    def save(
+        self, path: str | Path, image: np.ndarray | None = None, *, alpha: float = 0.5, legend: bool = False
+    ) -> Path:
         """Write the picture of :meth:`plot` as .png or .jpg and return its path."""
         from effdense.visualize import save_picture
 
-        return save_picture(self.plot(image), path)
+        return save_picture(self.plot(image, alpha=alpha, legend=legend), path)
+
+    def save_mask(self, path: str | Path) -> Path:
+        """Write the class numbers as an 8-bit PNG whose palette is the classes' colours; see ``visualize.save_mask``.
+
+        Returns: the path written.
+        Raises: ConfigError unless the path ends in .png.
+        """
+        from effdense.visualize.masks import save_mask
+
+        return save_mask(self.mask, path, self.class_names, palette=self.palette)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and text: path, height, width, and the share of each class that is there."""

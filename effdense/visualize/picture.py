@@ -71,10 +71,15 @@ def save_picture(image: np.ndarray, path: str | Path) -> Path:
     done, encoded = cv2.imencode(suffix, np.ascontiguousarray(image[:, :, ::-1]), _ENCODING[suffix])
     if not done:
         raise ShapeError(f"save_picture: OpenCV cannot encode an image of shape {image.shape} as {suffix}.")
+    return write_whole(path, encoded.tobytes())
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file so that a reader never sees half of it; missing folders are made. Returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        part.write_bytes(encoded.tobytes())
+        part.write_bytes(content)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
 from effdense.errors import ConfigError
-from effdense.visualize.palette import class_color
+from effdense.visualize.legend import GAP as _GAP
+from effdense.visualize.legend import INK, PAPER, Legend, draw_legend, entries_of, with_legend
 from effdense.visualize.picture import put_text, require_image, shorten, text_size
 
-_PAPER, _INK = (250, 250, 250), (40, 40, 40)
-_GAP = 8  # px between pictures
 _CAPTION, _HEADING = 0.5, 0.8  # text scales
 
 
 def side_by_side(
-    truth: np.ndarray, prediction: np.ndarray, titles: tuple[str, str] = ("truth", "prediction")
+    *pictures: np.ndarray,
+    titles: Sequence[str] = ("truth", "prediction", "errors"),
+    legend: Legend | None = None,
 ) -> np.ndarray:
-    """Two pictures with a title above each; the smaller one is padded, neither is resized.
+    """Pictures in a row with a title above each; smaller ones are padded, none is resized.
+
+    Args:
+        pictures: uint8 (H, W, 3) RGB each.
+        titles: one for each picture, or more.
+        legend: below the row: class names (index or key is the label), or (name, colour).
 
     Returns:
-        uint8 (H + title, W_truth + gap + W_prediction, 3) RGB.
+        uint8 RGB; the row is the sum of the widths and 8 px between them wide.
+
+    Raises:
+        ConfigError: no picture, or more than titles.
+        ShapeError: a picture is not uint8 (H, W, 3).
     """
-    pair = [
-        _captioned(require_image(image, "side_by_side"), title)
-        for image, title in zip((truth, prediction), titles, strict=True)
+    if not 1 <= len(pictures) <= len(titles):
+        raise ConfigError(f"side_by_side: {len(pictures)} pictures and {len(titles)} titles; expected one for each.")
+    cells = [
+        _captioned(require_image(picture, "side_by_side"), title)
+        for picture, title in zip(pictures, titles, strict=False)
     ]
-    height = max(image.shape[0] for image in pair)
-    gap = _paper(height, _GAP)
-    return np.hstack([_padded(pair[0], height, pair[0].shape[1]), gap, _padded(pair[1], height, pair[1].shape[1])])
+    height = max(cell.shape[0] for cell in cells)
+    row = [_padded(cells[0], height, cells[0].shape[1])]
+    for cell in cells[1:]:
+        row += [_paper(height, _GAP), _padded(cell, height, cell.shape[1])]
+    page = np.hstack(row)
+    return with_legend(page, legend) if legend else page
 
 
 def contact_sheet(
@@ -39,7 +54,7 @@ def contact_sheet(
     *,
     captions: Sequence[str] | None = None,
     heading: str = "",
-    legend: Sequence[str] | Mapping[int, str] | None = None,
+    legend: Legend | None = None,
     cell_width: int = 480,
 ) -> np.ndarray:
     """Pictures in rows on one page, row by row from the left.
@@ -49,7 +64,7 @@ def contact_sheet(
         columns: pictures per row; for truth beside prediction give the pairs one after the other and 2 (or 4).
         captions: a line above each picture.
         heading: a title above the page.
-        legend: class names (index or key is the label) shown with their colours below the heading.
+        legend: below the heading: class names (index or key is the label), or (name, colour).
         cell_width: px.
 
     Returns:
@@ -74,14 +89,14 @@ def contact_sheet(
     if heading:
         page.append(_text_line(heading, width, _HEADING))
     if legend:
-        page.append(_legend(dict(legend) if isinstance(legend, Mapping) else dict(enumerate(legend)), width))
+        page.append(draw_legend(entries_of(legend), width))
     for start in range(0, len(cells), columns):
         page += [_row(cells[start : start + columns], cell_width, width), _paper(_GAP, width)]
     return np.vstack(page)
 
 
 def _paper(height: int, width: int) -> np.ndarray:
-    return np.full((height, width, 3), _PAPER, dtype=np.uint8)
+    return np.full((height, width, 3), PAPER, dtype=np.uint8)
 
 
 def _padded(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -101,7 +116,7 @@ def _fitted(image: np.ndarray, width: int) -> np.ndarray:
 def _text_line(text: str, width: int, scale: float) -> np.ndarray:
     _, height, depth = text_size(text, scale)
     line = _paper(height + depth + _GAP, width)
-    put_text(line, shorten(text, scale, width - 2 * _GAP), _GAP, height + _GAP // 2, scale, _INK)
+    put_text(line, shorten(text, scale, width - 2 * _GAP), _GAP, height + _GAP // 2, scale, INK)
     return line
 
 
@@ -115,24 +130,3 @@ def _row(cells: Sequence[np.ndarray], cell_width: int, width: int) -> np.ndarray
         left = _GAP + column * (cell_width + _GAP)
         row[: cell.shape[0], left : left + cell_width] = cell
     return row
-
-
-def _legend(names: Mapping[int, str], width: int) -> np.ndarray:
-    """Colour patch and name of each class, in as many lines as they need."""
-    _, text_height, depth = text_size("", _CAPTION)
-    line_height = text_height + depth + _GAP
-    placed: list[tuple[int, int, int, str]] = []
-    left, line = _GAP, 0
-    for label, name in names.items():
-        name = shorten(name, _CAPTION, width - 4 * _GAP - text_height)
-        needed = text_height + _GAP + text_size(name, _CAPTION)[0] + 2 * _GAP
-        if left > _GAP and left + needed > width:
-            left, line = _GAP, line + 1
-        placed.append((left, line, label, name))
-        left += needed
-    page = _paper((line + 1) * line_height, width)
-    for left, line, label, name in placed:
-        top = line * line_height + _GAP // 2
-        cv2.rectangle(page, (left, top), (left + text_height, top + text_height), class_color(label), cv2.FILLED)
-        put_text(page, name, left + text_height + _GAP, top + text_height, _CAPTION, _INK)
-    return page
