@@ -5,8 +5,8 @@ Run:      EFFDENSE_DATA=DIR python tools/train.py configs/effunet_b0_camvid.py
 Expects:  $EFFDENSE_DATA/camvid/{train,trainannot,val,valannot,test,testannot}, or
           $EFFDENSE_DATA/camvid/{images,masks,splits/{train,val,test}.txt}
 Hardware: a GPU; on a CPU use effunet_b0_camvid_cpu.py
-Score:    this schedule (360x480 px, 80 epochs) was not run yet; at 192x256 px and 3 epochs val mIoU is .39 from a
-          trained encoder, .24 from random weights, 3 seeds each (docs/transfer.md)
+Score:    this schedule (360x480 px, 80 epochs) was not run yet; effunet_b0_camvid_cpu.py (192x256 px, 12 epochs, from a
+          trained encoder) reaches val mIoU .483
 """
 
 _base_ = ["_base_/default_runtime.py", "_base_/schedules/adamw_short.py"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from effdense.data.check import DataReport
 from effdense.data.mask_folder import SegmentationRecords, records_of, same_classes
-from effdense.data.mask_values import IGNORE, MaskCoding
+from effdense.data.mask_values import MaskCoding
 from effdense.data.paths import require_dir, resolve
 from effdense.data.records import ClassMap
 from effdense.data.semantic_classes import ADE20K
@@ -45,7 +45,7 @@ def read_ade20k(
     others = tuple(value for value in ADE20K.ids if value not in used.category_ids)
     return records_of(
         used,
-        MaskCoding(used.category_ids, (0, IGNORE, *others)),
+        MaskCoding(used.category_ids, (0, *others)),  # 255 is in converted masks only, whose classes are one lower
         require_dir(folder / "images" / name, f"the {split} pictures", advice=ADE20K_LAYOUT),
         require_dir(folder / "annotations" / name, f"the {split} masks", advice=ADE20K_LAYOUT),
         None,

@@ -63,7 +63,7 @@ def read_cityscapes(
     values = tuple(numbers[label_id] for label_id in used.category_ids)
     possible = LABEL_IDS if masks == "labelIds" else numbers.values()
     coding = MaskCoding(values, (IGNORE, *(value for value in possible if value not in values)))
-    pairing = MaskPairing("_leftImg8bit", f"_{annotations}_{masks}")
+    pairing = MaskPairing("_leftImg8bit", f"_{annotations}_{masks}", chosen=False)
     return records_of(used, coding, image_dir, mask_dir, None, pairing)
 
 

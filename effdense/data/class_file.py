@@ -10,13 +10,14 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from effdense.data.mask_values import IGNORE, MAX_COLORS, MaskCoding
 from effdense.data.paths import require_file, resolve
 from effdense.data.records import ClassMap, Color, checked_color
-from effdense.errors import DataError
+from effdense.errors import ConfigError, DataError, did_you_mean
 
 IgnoreIndex = int | Literal["auto"] | None
 FORM = 'It holds {"classes": ["sky", "road", ...]}.'
@@ -71,6 +72,38 @@ def read_classes(
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     return class_map, _coding(class_map, ignored, content, where)
+
+
+def choose_classes(class_map: ClassMap, coding: MaskCoding, names: Sequence[str]) -> tuple[ClassMap, MaskCoding]:
+    """The classes of these names, in their label order; numbers and colours of the others are ignored.
+
+    Raises: ConfigError for a name that is not among them, with the nearest ones.
+    """
+    wanted = [names] if isinstance(names, str) else list(names)
+    unknown = [name for name in wanted if name not in class_map.names]
+    if unknown or not wanted:
+        hints = "".join(f" {name!r} is not.{did_you_mean(str(name), class_map.names)}" for name in unknown)
+        raise ConfigError(f"classes must be some of those of the class file, {', '.join(class_map.names)}.{hints}")
+    kept = [i for i, name in enumerate(class_map.names) if name in wanted]
+    rest = [i for i, name in enumerate(class_map.names) if name not in wanted]
+    palette = class_map.palette
+    used = ClassMap(
+        tuple(class_map.names[i] for i in kept),
+        tuple(class_map.category_ids[i] for i in kept),
+        None if palette is None else tuple(palette[i] for i in kept),
+    )
+    chosen = replace(
+        coding,
+        values=tuple(coding.values[i] for i in kept),
+        ignore_values=(*coding.ignore_values, *(coding.values[i] for i in rest)),
+    )
+    if (colors := coding.colors) is not None:
+        chosen = replace(
+            chosen,
+            colors=tuple(colors[i] for i in kept),
+            ignore_colors=(*coding.ignore_colors, *(colors[i] for i in rest)),
+        )
+    return used, chosen
 
 
 def _coding(class_map: ClassMap, ignored: tuple[int, ...], content: Mapping[str, Any], where: str) -> MaskCoding:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from effdense.data.check import DataReport, Severity
 from effdense.data.mask_folder import SegmentationRecords
-from effdense.data.mask_values import code_color
+from effdense.data.mask_values import IGNORE, code_color
 from effdense.data.records import Color
 
 _FAULTS: dict[str, tuple[Severity, str]] = {
@@ -174,7 +174,7 @@ def _report_values(records: SegmentationRecords, looks: Sequence[Look], report: 
     known = counted.copy()
     known[list(coding.ignore_values)] = True
     seen = np.zeros(256, np.int64)
-    strange, empty, decoded, other_colors = [], [], 0, False
+    strange, empty, white, decoded, other_colors = [], [], [], 0, False
     for index, look in enumerate(looks):
         if look.counts is None:
             continue
@@ -189,6 +189,8 @@ def _report_values(records: SegmentationRecords, looks: Sequence[Look], report: 
             strange.append(f"{mask} ({shown}{', ...' if len(wrong) > 6 else ''})")
         elif not counted[values].any() and not look.colors:
             empty.append(mask)
+        elif values.tolist() == [0, IGNORE] and not counted[IGNORE]:
+            white.append(f"{mask} (0: {pixels[0]} px, 255: {pixels[1]} px)")
     binary = np.flatnonzero(seen).tolist() == [0, 255] and len(names) > 1 and not counted[255]
     report.add(
         "error",
@@ -203,8 +205,15 @@ def _report_values(records: SegmentationRecords, looks: Sequence[Look], report: 
             "binary-mask",
             "masks hold only 0 and 255, and 255 is ignored: only class 0 would be learnt. Write 1 in place of 255, "
             f"{_BINARY_FIX}.",
-            ["all of them"],
+            white,
             count=decoded,
+        )
+    elif coding.values == (0, 1):
+        report.add(
+            "warning",
+            "binary-mask",
+            "masks hold only 0 and 255 where others hold 1: if 255 is the object there, it is ignored; write 1 for it.",
+            white,
         )
     if decoded and len(empty) == decoded:
         report.add(
@@ -244,6 +253,11 @@ def _value_hint(records: SegmentationRecords, seen: NDArray[np.int64], known: ND
         return 'There is no ignore value here; where 255 is one, say "ignore_index": 255.'
     if wrong == [classes] and not seen[0] and coding.values[0] == 0:
         return f'The values are counted from 1: subtract 1, or add "values": [1, ..., {classes}] to the class file.'
+    if wrong == [IGNORE] and 0 in coding.ignore_values:
+        return (
+            "0 is no class here and 255 does not belong: where the masks were converted (0 to 255, the classes one "
+            "lower), every label would be one off. Use the masks as released, or numbers from 0 with 255 for ignore."
+        )
     for found, nothing in ((sorted({*values.tolist()} - {*coding.ignore_values}), False), (values.tolist(), True)):
         if len(found) == classes and found != [*coding.values]:
             more = ' and "ignore_index": null' if nothing and coding.ignore_values else ""
@@ -252,7 +266,7 @@ def _value_hint(records: SegmentationRecords, seen: NDArray[np.int64], known: ND
             )
     if len(values) > 8 and classes == 2 and seen[[0, 255]].sum() > 0.8 * seen.sum():
         return "These are 0/255 masks with soft edges (resized, drawn smoothly or once a JPEG): threshold them."
-    if len(values) > classes + 8:
+    if len(wrong) > 8:
         return (
             "So many values: the class file lacks most of the classes, or the masks were resized with interpolation or "
             "turned grey from colours and must be made again."

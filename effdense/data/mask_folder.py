@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effdense.data.check import DataReport
-from effdense.data.class_file import IgnoreIndex, read_classes
+from effdense.data.class_file import IgnoreIndex, choose_classes, read_classes
 from effdense.data.image_io import ImageFault, inspect_file
 from effdense.data.mask_pairs import MASK_SUFFIXES, PLAIN, MaskPairing, pair_files
 from effdense.data.mask_values import IGNORE, MaskCoding, MaskPixels, SegmentTable, read_labels
@@ -134,6 +134,7 @@ def read_mask_folder(
     image_suffix: str = "",
     mask_suffix: str = "",
     skip_missing: bool = False,
+    only: Sequence[str] | None = None,
     class_map: ClassMap | None = None,
     training: bool = False,
 ) -> tuple[SegmentationRecords, DataReport]:
@@ -144,6 +145,7 @@ def read_mask_folder(
         classes, values, palette, ignore_index, ignore_values: names or class file, see ``class_file.read_classes``.
         split_file: one name a line, with or without suffix and folders; its order is kept. None: all pictures, sorted.
         image_suffix, mask_suffix, skip_missing: see ``mask_pairs.MaskPairing``.
+        only: names of the classes to keep; pixels of the others are ignored.
         class_map: of another split (the training split's); names and values must be the same.
         training: no difference here; every reader takes it.
 
@@ -153,6 +155,7 @@ def read_mask_folder(
 
     Raises:
         DataError: a folder or file is missing, the split is empty, or its classes are not ``class_map``'s.
+        ConfigError: ``only`` names a class that there is not.
     """
     image_dir = require_dir(resolve(images), "the image folder", advice=MASK_LAYOUT)
     mask_dir = require_dir(resolve(masks), "the mask folder", advice=MASK_LAYOUT)
@@ -160,6 +163,8 @@ def read_mask_folder(
     used, coding = read_classes(
         classes, values=values, palette=palette, ignore_index=ignore_index, ignore_values=ignore_values
     )
+    if only is not None:
+        used, coding = choose_classes(used, coding, only)
     return records_of(
         same_classes(used, class_map, image_dir),
         coding,

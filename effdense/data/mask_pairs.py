@@ -27,14 +27,16 @@ class MaskPairing:
         image_suffix, mask_suffix: what stands behind the common name, before the file's own suffix: "_L" for CamVid's
             ``0001TP_006690_L.png``.
         skip_missing: leave pictures without a mask out with a warning, where only some are labelled; else an error.
+        chosen: by the user, so that messages may name these options; the public sets have none of them.
     """
 
     image_suffix: str = ""
     mask_suffix: str = ""
     skip_missing: bool = False
+    chosen: bool = True
 
 
-PLAIN = MaskPairing()
+PLAIN = MaskPairing(chosen=False)
 
 
 def pair_files(
@@ -70,10 +72,9 @@ def pair_files(
             [images[name] for name in missing],
         )  # fmt: skip
     else:
-        report.add(
-            "error", "missing-mask", f"pictures have no mask in {mask_dir}.{_near_names(missing, masks, mask_dir)}",
-            [images[name] for name in missing],
-        )  # fmt: skip
+        near = _near_names(missing, images, masks, mask_dir, pairing)
+        places = [images[name] for name in missing]
+        report.add("error", "missing-mask", f"pictures have no mask in {mask_dir}.{near}", places)
     return [(images[name], masks[name]) for name in wanted if name in masks]
 
 
@@ -184,26 +185,56 @@ def _match(text: str, names: Mapping[str, str], ending: str) -> str | None:
     return None
 
 
-def _near_names(missing: Sequence[str], masks: Mapping[str, str], mask_dir: Path) -> str:
-    """What the masks are called, when it is the picture's name with something added, or a lossy file."""
+def _near_names(
+    missing: Sequence[str], images: Mapping[str, str], masks: Mapping[str, str], mask_dir: Path, pairing: MaskPairing
+) -> str:
+    """What the masks are called, when it is nearly the picture's name, or a lossy file."""
     if not missing:
         return ""
     name = missing[0]
     for suffix in sorted(_LOSSY_SUFFIXES):
-        if (mask_dir / f"{name}{suffix}").is_file():
+        if (mask_dir / f"{name}{pairing.mask_suffix}{suffix}").is_file():
             return (
-                f" There is {name + suffix!r}, but {suffix} changes the values of a mask: export the masks as PNG "
-                "again, from their source."
+                f" There is {name + pairing.mask_suffix + suffix!r}, but {suffix} changes the values of a mask: export "
+                "the masks as PNG again, from their source."
             )
     if not masks:
         there = sorted({file.suffix or file.name for file in mask_dir.iterdir() if file.is_file()})[:4]
-        return f" It has no files ending in {', '.join(sorted(MASK_SUFFIXES))}" + (
-            f", but in {', '.join(there)}: save the masks as PNG." if there else "."
+        ending = f"{pairing.mask_suffix} and " if pairing.mask_suffix else ""
+        return f" It has no files ending in {ending}{', '.join(sorted(MASK_SUFFIXES))}" + (
+            f", but in {', '.join(there)}: save the masks as PNG." if there and not ending else "."
         )
-    base = PurePosixPath(name).name
-    for stem, file in masks.items():
-        if base in PurePosixPath(stem).name:
-            rest = PurePosixPath(stem).name.removeprefix(base)
-            option = f" or give mask_suffix={rest!r}" if PurePosixPath(stem).name.startswith(base) and rest else ""
-            return f" Picture and mask need the same name; for {name!r} there is {file!r}: rename the masks{option}."
-    return " Add the masks, give a split file that names only pictures with one, or skip_missing=True."
+    if (near := _nearest(name, [stem for stem in masks if stem not in images])) is not None:
+        option = ""
+        if pairing.chosen and not (pairing.image_suffix or pairing.mask_suffix):
+            option = _suffix_option(PurePosixPath(name).name, PurePosixPath(near).name)
+        return f" Picture and mask need the same name; for {name!r} there is {masks[near]!r}: rename the masks{option}."
+    option = ", or skip_missing=True" if pairing.chosen else ""
+    return f" Add the masks, give a split file that names only pictures with one{option}."
+
+
+def _nearest(name: str, stems: Sequence[str]) -> str | None:
+    """The mask name that is the picture's with other case or place, something added, or another ending."""
+    base = PurePosixPath(name).name.casefold()
+    bases = {PurePosixPath(stem).name.casefold(): stem for stem in reversed(stems)}
+    if base in bases:
+        return bases[base]
+    inside = next((stem for other, stem in bases.items() if base in other), None)
+    if inside is not None:
+        return inside
+    digits = _digits(base)  # 0001_sat and 0001_mask, img_0001 and mask_0001
+    return next((stem for other, stem in bases.items() if digits and digits == _digits(other)), None)
+
+
+def _digits(text: str) -> str:
+    return "".join(filter(str.isdigit, text))
+
+
+def _suffix_option(picture: str, mask: str) -> str:
+    """The suffix options that make the two names one, for a message."""
+    same = next((i for i, (a, b) in enumerate(zip(picture, mask)) if a != b), min(len(picture), len(mask)))
+    shared = len(picture[:same].rstrip("_-. "))
+    added = {"image_suffix": picture[shared:], "mask_suffix": mask[shared:]}
+    if not shared or not added["mask_suffix"] or _digits("".join(added.values())):
+        return ""
+    return " or give " + ", ".join(f"{key}={value!r}" for key, value in added.items() if value)

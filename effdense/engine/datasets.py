@@ -209,7 +209,8 @@ def ShapesSegmentation(
     return read_mask_folder(
         folder / split,
         folder / "semantic" / split,
-        classes=classes or folder / "semantic" / "classes.json",
+        classes=folder / "semantic" / "classes.json",
+        only=classes,
         class_map=class_map,
         training=training,
     )
@@ -347,16 +348,19 @@ def build_loader(split: Split, *, seed: int, training: bool) -> DataLoader[Any]:
         sampler = EvalSampler(len(split.dataset), batch_size, rank=rank, world_size=world)
         options["drop_last"] = False
     options.setdefault("pin_memory", torch.cuda.is_available())
-    return DataLoader(
-        split.dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        collate_fn=split.collate,
-        worker_init_fn=init_worker,
-        # A generator of its own: iterating a loader must not consume the global random stream.
-        generator=torch.Generator().manual_seed(seed),
-        **options,
-    )
+    try:
+        return DataLoader(
+            split.dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=split.collate,
+            worker_init_fn=init_worker,
+            # A generator of its own: iterating a loader must not consume the global random stream.
+            generator=torch.Generator().manual_seed(seed),
+            **options,
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{split.name}_dataloader cannot be used as written: {error}") from error
 
 
 def check_class_count(num_classes: int | None, class_map: ClassMap, where: Any, *, task: str = "") -> int:
@@ -364,11 +368,17 @@ def check_class_count(num_classes: int | None, class_map: ClassMap, where: Any, 
 
     A segmentor of one class (one logit: object or not) is trained on two: background and object.
 
-    Raises: ConfigError naming both numbers and the annotation file.
+    Raises: ConfigError naming both numbers and the annotation file, or for masks of a single class.
     """
     found = len(class_map)
     if task == "segmentation" and num_classes == 1 and found == 2:
         return 1
+    if task == "segmentation" and found == 1:
+        raise ConfigError(
+            f"the training masks {where} have one class, {class_map.names[0]}, and nothing to tell it from. Name what "
+            'is around it, too: "classes": ["background", "object"], with "values": [0, 255] and "ignore_index": null '
+            "where the masks are 0 and 255; model.num_classes=1 then gives one logit."
+        )
     if num_classes is not None and num_classes != found:
         raise ConfigError(
             f"model.num_classes is {num_classes}, but the training annotations {where} define {found} classes "

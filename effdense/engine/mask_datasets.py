@@ -49,7 +49,8 @@ def MaskFolder(
         root: dataset folder, relative to ``EFFDENSE_DATA`` (default ``data/``) or absolute.
         images, masks: the two folders, relative to ``root``. split_file: list of names, relative to ``root``.
         class_file: JSON with the class names in the order of the mask values, relative to ``root``.
-        classes, values, palette: the names, mask values and colours themselves, in place of ``class_file``.
+        classes: where there is a class file, names of the classes to keep; else all names in label order, with
+            ``values`` and ``palette`` what the file would say.
         ignore_index, ignore_values: mask values that are no class; default what the class file says, else 255.
         image_suffix, mask_suffix: what the file names have behind the common name, such as "_mask".
         skip_missing: leave pictures without a mask out.
@@ -58,10 +59,13 @@ def MaskFolder(
     folder = paths.require_dir(paths.resolve(root), "the dataset root", advice=advice)
     if ignore_index is not None and ignore_index != "auto" and type(ignore_index) is not int:
         raise ConfigError(f"ignore_index must be a whole number, None or 'auto', got {ignore_index!r}.")
+    file = folder / class_file
+    in_place = classes is not None and (values is not None or palette is not None or not file.is_file())
     return read_mask_folder(
         folder / images,
         folder / masks,
-        classes=classes or folder / class_file,
+        classes=classes if classes is not None and in_place else file,
+        only=None if in_place else classes,
         values=values,
         palette=palette,
         split_file=None if split_file is None else folder / split_file,

@@ -78,7 +78,26 @@ def test_binary_masks_say_both_ways_out(folder):
     each(folder, lambda path: write_png(path, binary()))
     found = only(check(folder, classes=["background", "object"]))
     assert found.code == "binary-mask" and found.count == 3
+    black, white = int((binary() == 0).sum()), int((binary() == 255).sum())
+    assert len(found.examples) == 3 and found.examples[0].endswith(f".png (0: {black} px, 255: {white} px)")
     assert "Write 1 in place of 255" in found.message and '"values": [0, 255] and "ignore_index": null' in found.message
+
+
+def test_one_mask_of_0_and_255_among_masks_of_0_and_1(folder):
+    each(folder, lambda path: write_png(path, binary() // 255))
+    odd = sorted((folder / "masks").iterdir())[0]
+    write_png(odd, binary())
+    found = only(check(folder, classes=["background", "object"]))
+    assert (found.severity, found.code, found.count) == ("warning", "binary-mask", 1)
+    assert found.examples[0].startswith(odd.name) and "write 1 for it" in found.message
+
+
+def test_a_stray_number_beside_many_classes_is_not_many_values(folder):
+    names = [str(i) for i in range(20)]
+    mask = np.arange(np.prod(binary().shape), dtype=np.uint8).reshape(binary().shape) % 30
+    each(folder, lambda path: write_png(path, np.where(mask == 29, 40, mask).astype(np.uint8)))
+    found = check(folder, classes=names, ignore_values=[*range(20, 30), 255]).errors
+    assert [one.code for one in found] == ["mask-values"] and "So many values" not in found[0].message
 
 
 def test_binary_masks_as_they_are(folder):

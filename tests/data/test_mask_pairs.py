@@ -74,6 +74,26 @@ def test_endings_of_the_names(tree):
     assert "rename the masks or give mask_suffix='_mask'" in report.errors[0].message
 
 
+@pytest.mark.parametrize(
+    ("picture", "mask", "said"),
+    [
+        ("a1.jpg", "A1.png", "for 'a1' there is 'A1.png': rename the masks."),
+        ("0001_sat.jpg", "0001_mask.png", "rename the masks or give image_suffix='_sat', mask_suffix='_mask'."),
+        ("img_07.jpg", "label_07.png", "for 'img_07' there is 'label_07.png': rename the masks."),
+        ("city/a.jpg", "a.png", "for 'city/a' there is 'a.png'"),
+        ("a.jpg", "b.png", "Add the masks, give a split file that names only pictures with one, or skip_missing=True."),
+    ],
+)
+def test_the_nearest_name_is_said(tree, picture, mask, said):
+    _, report = pair(tree(f"images/{picture}", f"masks/{mask}"))
+    assert codes(report)[-1] == "missing-mask" and said in report.errors[0].message
+
+
+def test_options_are_named_only_where_there_are_some(tree):
+    _, report = pair(tree("images/a.jpg", "masks/b.png"), chosen=False)
+    assert "skip_missing" not in report.errors[0].message
+
+
 def test_one_folder_for_both(tree):
     root = tree("all/a.jpg", "all/a.png", "all/.b.jpg")
     assert pair(root, images="all", masks="all")[0] == [("a.jpg", "a.png")]

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from effdense.data.ade20k import read_ade20k
 from effdense.data.camvid import read_camvid
@@ -136,6 +137,15 @@ def test_ade20k(tmp_path):
     assert len(read_ade20k(tmp_path / "ADEChallengeData2016", "val")[0]) == 1
     with pytest.raises(DataError, match=r"the test pictures.*ADEChallengeData2016.zip"):
         read_ade20k(tmp_path / "ADEChallengeData2016", "test")
+
+
+def test_ade20k_masks_that_were_converted(tmp_path):
+    """0 written as 255 and every class one lower, as other programs want them: each label would be one off."""
+    read = read_ade20k(trees.ade20k(tmp_path), "train")
+    for path in read[0].mask_paths:
+        write_png(path, np.asarray(Image.open(path)) - np.uint8(1))
+    found = check_masks(read[0]).errors
+    assert [one.code for one in found] == ["mask-values"] and "every label would be one off" in found[0].message
 
 
 def test_camvid_in_both_layouts(tmp_path):

@@ -192,6 +192,26 @@ def test_options_that_cannot_be_used(refused: Any, option: str, said: str) -> No
     assert said in refused(option)
 
 
+def test_a_single_class_has_nothing_beside_it(folder: Path, refused: Any) -> None:
+    binary(folder)
+    (folder / "classes.json").write_text(json.dumps(["object"]))
+    assert 'have one class, object, and nothing to tell it from. Name what is around it, too: "classes"' in refused()
+
+
+def test_classes_of_the_config_are_chosen_by_name(folder: Path, config: Path) -> None:
+    names = CLASSES["classes"]
+    whole = build_split(load_config(config), "train", seed=0).dataset.load_mask(0)
+    split = build_split(load_config(config, {"classes": names[:0:-1]}), "train", seed=0)  # label order is the file's
+    assert list(split.records.class_map.names) == names[1:]
+    np.testing.assert_array_equal(split.dataset.load_mask(0), np.where((whole == 0) | (whole == 255), 255, whole - 1))
+    with pytest.raises(ConfigError, match=r"is not\. Did you mean"):
+        build_split(load_config(config, {"classes": [names[0] + "s", names[1]]}), "train", seed=0)
+
+
+def test_loader_options_that_torch_refuses(refused: Any) -> None:
+    assert "train_dataloader cannot be used as written: num_workers" in refused("train_dataloader.num_workers=-1")
+
+
 def test_warnings_are_in_the_log(folder: Path, config: Path, tmp_path: Path) -> None:
     write_png(folder / "masks" / "0.png", np.full(SIZE, 255, np.uint8))
     (folder / "val.txt").write_text("3\n4\n5\n")
