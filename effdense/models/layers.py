@@ -16,7 +16,8 @@ class SiLU(nn.SiLU):
     """x * sigmoid(x), in place where no gradient is wanted; else autograd would copy x first, which costs more."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(x, inplace=not torch.is_grad_enabled())
+        # torch.jit.trace compares two runs, of which only one has autograd on.
+        return F.silu(x, inplace=not torch.is_grad_enabled() and not torch.jit.is_tracing())
 
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": SiLU, "relu6": nn.ReLU6, "relu": nn.ReLU}

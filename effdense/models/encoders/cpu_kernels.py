@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 
 def eager_on_cpu(x: Tensor) -> bool:
-    """Whether `x` is about to be computed with at once, on a CPU, in its own precision."""
+    """Whether `x` is about to be computed with at once, on a CPU, in its own precision and by plain autograd."""
     if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if torch._C._are_functorch_transforms_active():  # torch.func: what it transforms has neither format nor memory
         return False
     return not torch.is_autocast_enabled("cpu")
 

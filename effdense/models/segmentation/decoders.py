@@ -32,6 +32,7 @@ class DecoderNeeds:
         multiple, least: sides of the input in px, which is padded to them at the bottom and right; 1 for any size.
         images_first: whether the features are led by the images.
         pools: whether batch norm sees a single value per channel and image, so that training takes 2 images.
+        coarsest: stride of the coarsest map that goes through batch norm.
     """
 
     strides: tuple[int, ...] = ALL_STRIDES
@@ -40,12 +41,13 @@ class DecoderNeeds:
     least: int = 1
     images_first: bool = False
     pools: bool = False
+    coarsest: int = 16
 
 
 def decoder_needs(config: SegmentorConfig) -> DecoderNeeds:
     """Raises: ConfigError for ``decoder_options`` that smp does not have."""
     if config.decoder == "bifpn":
-        return DecoderNeeds(bifpn_decoder.STRIDES)
+        return DecoderNeeds(bifpn_decoder.STRIDES, coarsest=2 ** config.decoder_options.get("max_level", 7))
     if config.decoder == "unet":
         return DecoderNeeds()
     from effdense.models.segmentation.smp_decoder import smp_arguments, smp_class

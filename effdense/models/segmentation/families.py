@@ -11,8 +11,10 @@ EfficientDet section 5.2 (arXiv 1911.09070).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from typing import Any
 
 from effdense.errors import ConfigError, did_you_mean
@@ -25,6 +27,9 @@ from effdense.models.segmentation.decoder_names import WITH_ATTENTION, check_dec
 UPSAMPLING = ("nearest", "bilinear")
 ATTENTION = ("scse",)
 _LOSS_WEIGHTS = ("ce_weight", "dice_weight", "focal_weight", "lovasz_weight", "ohem_weight")
+_LOSS_OPTIONS = (*_LOSS_WEIGHTS, "label_smoothing", "focal_gamma", "ohem_threshold", "ohem_min_kept")
+_MOMENTA = ("bn_momentum", "encoder_bn_momentum")
+_NUMBERS = (*_LOSS_OPTIONS, *_MOMENTA, "bn_eps", "aux_weight", "dropout", "drop_path_rate")
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,7 @@ class SegmentorConfig:
     @property
     def loss_options(self) -> dict[str, Any]:
         """Arguments of ``segmentation_loss``, but for ``class_weights``, which is a tensor there."""
-        names = (*_LOSS_WEIGHTS, "label_smoothing", "focal_gamma", "ohem_threshold", "ohem_min_kept", "ignore_index")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*_LOSS_OPTIONS, "ignore_index")}
 
     def override(self, **changes: Any) -> SegmentorConfig:
         """A copy with fields replaced; ``decoder_options`` add to the present ones unless the decoder changes.
@@ -116,7 +120,18 @@ class SegmentorConfig:
         return changed
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _validate(config: SegmentorConfig) -> None:
+    for name in _NUMBERS:
+        if not _is_number(getattr(config, name)):
+            raise ConfigError(f"{config.name}: {name} must be a finite number, got {getattr(config, name)!r}.")
+    if type(config.ignore_index) is not int:
+        raise ConfigError(
+            f"{config.name}: ignore_index must be a whole number such as 255, got {config.ignore_index!r}."
+        )
     size = config.size_hw
     if len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
         raise ConfigError(
@@ -124,7 +139,11 @@ def _validate(config: SegmentorConfig) -> None:
             f"got {config.image_size!r}."
         )
     widths = config.decoder_channels
-    if len(widths) != 5 or any(type(width) is not int or width < 1 for width in widths):
+    if (
+        not isinstance(widths, Sequence)
+        or len(widths) != 5
+        or any(type(width) is not int or width < 1 for width in widths)
+    ):
         raise ConfigError(
             f"{config.name}: decoder_channels must be five positive whole numbers, from stride 32 to stride 2, "
             f"got {widths!r}."
@@ -145,6 +164,13 @@ def _validate(config: SegmentorConfig) -> None:
         )
     if not config.aux_weight >= 0:
         raise ConfigError(f"{config.name}: aux_weight must be at least 0 (0.4 is usual), got {config.aux_weight!r}.")
+    for name in ("bn_eps", "encoder_bn_eps"):
+        value = getattr(config, name)
+        if value is not None and not (_is_number(value) and value > 0):
+            raise ConfigError(f"{config.name}: {name} must be above 0 (1e-3 or 1e-5 are usual), got {value!r}.")
+    for name in _MOMENTA:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ConfigError(f"{config.name}: {name} must lie in [0, 1], got {getattr(config, name)!r}.")
     if config.aux_stride not in (2, 4, 8, 16, 32):
         raise ConfigError(f"{config.name}: aux_stride must be 2, 4, 8, 16 or 32, got {config.aux_stride!r}.")
     weights = {name: getattr(config, name) for name in _LOSS_WEIGHTS}
@@ -156,8 +182,13 @@ def _validate(config: SegmentorConfig) -> None:
     for name in ("ohem_threshold", "ohem_min_kept"):
         if not 0 <= getattr(config, name) <= 1:
             raise ConfigError(f"{config.name}: {name} must lie in [0, 1], got {getattr(config, name)!r}.")
-    if config.class_weights is not None and (min(config.class_weights) < 0 or sum(config.class_weights) <= 0):
-        raise ConfigError(f"{config.name}: class_weights must not be negative nor all 0, got {config.class_weights!r}.")
+    weights_of = config.class_weights
+    if weights_of is None:
+        return
+    if not isinstance(weights_of, Sequence) or not all(map(_is_number, weights_of)):
+        raise ConfigError(f"{config.name}: class_weights must be a finite number per class, got {weights_of!r}.")
+    if not weights_of or min(weights_of) < 0 or sum(weights_of) <= 0:
+        raise ConfigError(f"{config.name}: class_weights must not be negative nor all 0, got {weights_of!r}.")
 
 
 def _encoder_options(encoder: str) -> dict[str, Any]:

@@ -115,9 +115,14 @@ class InferenceOptions:
     def window_and_stride(self, network: Any) -> tuple[tuple[int, int], tuple[int, int]]:
         """Both as (height, width) px, defaults filled in.
 
-        Raises: ConfigError for a stride larger than the window.
+        Raises: ConfigError for a stride larger than the window, and without a window where the network says no size.
         """
-        window = _pair(network.config.size_hw if self.window is None else self.window, "window")
+        side = getattr(getattr(network, "config", None), "size_hw", None) if self.window is None else self.window
+        if side is None:
+            raise ConfigError(
+                f"inference: {type(network).__name__} has no config.image_size to take the window from; give window=."
+            )
+        window = _pair(side, "window")
         stride = (
             (max(1, round(window[0] * 2 / 3)), max(1, round(window[1] * 2 / 3)))
             if self.stride is None

@@ -232,7 +232,8 @@ def _check_masks(logits: Tensor, masks: Tensor, ignore_index: int) -> None:
     if masks.device.type != "cpu" or torch.compiler.is_compiling():
         return
     classes = max(2, logits.shape[1])
-    wrong = ((masks < 0) | (masks >= classes)) & (masks.long() != ignore_index)
+    masks = masks.long()  # the wide unsigned types cannot be compared
+    wrong = ((masks < 0) | (masks >= classes)) & (masks != ignore_index)
     if wrong.any():
         values = masks[wrong].unique().tolist()
         raise ShapeError(
@@ -242,9 +243,11 @@ def _check_masks(logits: Tensor, masks: Tensor, ignore_index: int) -> None:
 
 
 def _check_class_weights(logits: Tensor, class_weights: Tensor | None) -> None:
+    if class_weights is None:
+        return
     classes = max(2, logits.shape[1])
-    if class_weights is not None and tuple(class_weights.shape) != (classes,):
+    tensor = isinstance(class_weights, Tensor)
+    if not tensor or tuple(class_weights.shape) != (classes,):
         what = "two classes (background, object) of one logit" if logits.shape[1] == 1 else f"{classes} classes"
-        raise ShapeError(
-            f"class_weights must have one value for each of the {what}, got shape {tuple(class_weights.shape)}."
-        )
+        given = f"shape {tuple(class_weights.shape)}" if tensor else repr(class_weights)
+        raise ShapeError(f"class_weights must be a tensor of one value for each of the {what}, got {given}.")

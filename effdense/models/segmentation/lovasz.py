@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from effdense.models.encoders.cpu_kernels import eager_on_cpu
+
 
 def jaccard_steps(errors: Tensor, foreground: Tensor) -> Tensor:
     """Derivative of the Lovász extension by each error.
@@ -35,7 +37,7 @@ def jaccard_steps(errors: Tensor, foreground: Tensor) -> Tensor:
 
 def _descending(errors: Tensor) -> Tensor:
     """Order of the errors, largest first. NumPy sorts with vector instructions, about six times as fast as torch."""
-    if errors.device.type == "cpu" and not torch.compiler.is_compiling():
+    if eager_on_cpu(errors):
         return torch.from_numpy(np.argsort(-errors.numpy()))
     return errors.argsort(descending=True)
 

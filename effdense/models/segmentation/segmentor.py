@@ -10,6 +10,7 @@ The loss is a function of its own module; ``loss`` below only strings the two to
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -84,6 +85,7 @@ class Segmentor(nn.Module):
         self.dropout = nn.Dropout2d(config.dropout)
         weights = None if config.class_weights is None else torch.tensor(config.class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
+        self.register_load_state_dict_post_hook(_restore_class_weights)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
@@ -93,7 +95,7 @@ class Segmentor(nn.Module):
             auxiliary: return the logits of the auxiliary head too, as a second tensor of the same shape.
 
         Raises: ShapeError for images of another rank, channel count or an integer type, and for a single image in
-            training where the decoder normalises over the batch what it has pooled to one value per image.
+            training where batch norm would see one value of it per channel: pooled by the decoder, or too small.
         """
         self.encoder._check_images(images)
         self._check_batch(images)
@@ -134,14 +136,27 @@ class Segmentor(nn.Module):
         return segmentation_loss(logits, masks, class_weights=self.class_weights, **self.config.loss_options)
 
     def _check_batch(self, images: Tensor) -> None:
-        if not (self.training and self.needs.pools and images.shape[0] == 1):
+        if not self.training or images.shape[0] != 1:
             return
-        if any(module.training for module in self.decoder.modules() if isinstance(module, _BatchNorm)):
+        if self.needs.pools and _normalises(self.decoder):
             raise ShapeError(
                 f"{self.config.name}: decoder {self.config.decoder!r} pools an image to one value per channel and "
                 "normalises that over the batch, so training takes at least 2 images at once, got 1. Use a larger "
                 "batch, leave an incomplete last batch out, or freeze the batch norm."
             )
+        for part, stride in ((self.encoder, self.encoder.strides[-1]), (self.decoder, self.needs.coarsest)):
+            if max(*images.shape[-2:], self.needs.least) <= stride and _normalises(part):
+                raise ShapeError(
+                    f"{self.config.name}: one image of {tuple(images.shape[-2:])} px becomes a single value per "
+                    f"channel at stride {stride}, which batch norm cannot train on; train on at least 2 images at "
+                    f"once or on more than {stride} px."
+                )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Segmentor:
+        lost = self.class_weights is not None and self.class_weights.is_meta
+        super()._apply(fn, recurse)
+        _restore_class_weights(self, lost=lost)
+        return self
 
     def set_dropout(self, rate: float) -> None:
         """Change the rate in front of the head, for schedules.
@@ -165,6 +180,18 @@ class Segmentor(nn.Module):
         if eps != (BN_EPS[padding] if self.config.encoder_bn_eps is None else self.config.encoder_bn_eps):
             options["encoder_bn_eps"] = eps
         return options
+
+
+def _restore_class_weights(model: Segmentor, _keys: object = None, *, lost: bool = False) -> None:
+    """Fill the buffer, which no state dict does, once a model that was built on the meta device has left it."""
+    device = model.encoder.conv_stem.weight.device
+    if model.class_weights is not None and (lost or model.class_weights.is_meta) and device.type != "meta":
+        model.class_weights = torch.tensor(model.config.class_weights, dtype=torch.float32, device=device)
+
+
+def _normalises(part: nn.Module) -> bool:
+    """Whether it has a batch norm in training."""
+    return any(module.training for module in part.modules() if isinstance(module, _BatchNorm))
 
 
 def _padded(images: Tensor, multiple: int, least: int) -> Tensor:

@@ -11,7 +11,6 @@ Sources: U-Net, arXiv 1505.04597; this form of it: segmentation-models-pytorch d
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -37,47 +36,37 @@ class JoiningConv2d(nn.Conv2d):
         upsample: "nearest" or "bilinear".
     """
 
-    doubling: Tensor
-
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int, *, upsample: str) -> None:
         super().__init__(in_channels + skip_channels, out_channels, 3, padding=1, bias=False)
         self.split = in_channels
         self.upsample = upsample
-        self.register_buffer("doubling", _doubling_matrix(), persistent=False)
 
     def forward(self, x: Tensor, size: tuple[int, int], skip: Tensor | None) -> Tensor:  # type: ignore[override]
         """Args: x (B, C, h, w); size (H, W) px of the result; skip (B, C_skip, H, W) or None."""
-        own = self.weight if skip is None else self.weight[:, : self.split]
+        own = self.weight
+        if skip is not None:  # one split, not two slices: its gradient is put together in one pass
+            own, others = self.weight.split([self.split, self.in_channels - self.split], 1)
         doubled = (x.shape[-2] * 2, x.shape[-1] * 2) == tuple(size)
         if self.upsample == "nearest" and doubled and not _exporting() and _pixels(x) >= _MIN_PIXELS_DOUBLED:
-            y = F.conv_transpose2d(x, self._doubled_kernel(own), stride=2, padding=1)
+            y = F.conv_transpose2d(x, doubled_kernel(own), stride=2, padding=1)
         else:
             y = F.conv2d(resize(x, size, self.upsample), own, padding=1)
-        return y if skip is None else y.add_(F.conv2d(skip, self.weight[:, self.split :], padding=1))
-
-    def _doubled_kernel(self, weight: Tensor) -> Tensor:
-        """(C', C, 3, 3) -> (C, C', 4, 4) of the transposed convolution; summed in the precision of the parameter."""
-        out_channels, in_channels = weight.shape[:2]
-        kind = weight.device.type
-        mixed = torch.amp.is_autocast_available(kind)  # not on "meta", where costs are counted
-        with torch.autocast(kind, enabled=False) if mixed else nullcontext():
-            kernel = weight.reshape(out_channels * in_channels, 9) @ self.doubling.to(weight.dtype)
-        return kernel.view(out_channels, in_channels, 4, 4).transpose(0, 1)
+        return y if skip is None else y.add_(F.conv2d(skip, others, padding=1))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, upsample={self.upsample}"
 
 
-def _doubling_matrix() -> Tensor:
-    """(9, 16): which taps of the 4x4 kernel each tap of the 3x3 kernel goes to.
+def doubled_kernel(weight: Tensor) -> Tensor:
+    """(C', C, 3, 3) of a convolution -> (C, C', 4, 4) of the transposed one that doubles first.
 
     Along one axis, px 2i + a (a = 0, 1) of the doubled map is px i of the coarse one, and tap k of the convolution adds
-    it to output 2i + a + 1 - k, which is tap a + 2 - k of a transposed convolution of padding 1.
+    it to output 2i + a + 1 - k, which is tap a + 2 - k of a transposed convolution of padding 1: the kernel turned
+    round, once for each a.
     """
-    axis = torch.zeros(3, 4)
-    for tap in range(3):
-        axis[tap, 2 - tap] = axis[tap, 3 - tap] = 1.0
-    return torch.kron(axis, axis)
+    turned = weight.flip(2, 3).transpose(0, 1)
+    rows = F.pad(turned, (0, 0, 0, 1)) + F.pad(turned, (0, 0, 1, 0))
+    return F.pad(rows, (0, 1)) + F.pad(rows, (1, 0))
 
 
 def resize(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:

@@ -7,8 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from effdense.errors import ShapeError
 from effdense.models.segmentation import postprocess
 from effdense.models.segmentation.postprocess import class_map_at
+
+MEMORY = [torch.contiguous_format, torch.channels_last]
 
 
 def logits(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -36,9 +39,10 @@ def test_the_first_of_equals() -> None:
     assert class_map_at(torch.zeros(1, 3, 2, 2), np.eye(3), (2, 2)).tolist() == [[0, 0], [0, 0]]
 
 
-@pytest.mark.parametrize("classes", [1, 2, 19, 254])
-def test_torchs_resize_and_argmax(classes: int) -> None:
-    given, original = logits(classes, 24, 36, seed=classes), (51, 64)
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("classes", [1, 2, 3, 4, 19, 256])
+def test_torchs_resize_and_argmax(classes: int, memory: torch.memory_format) -> None:
+    given, original = logits(classes, 24, 36, seed=classes).contiguous(memory_format=memory), (51, 64)
     resized = F.interpolate(given, size=original, mode="bilinear", align_corners=False)[0]
     found = class_map_at(given, scaling((24, 36), original), original)
     if classes == 1:
@@ -49,7 +53,7 @@ def test_torchs_resize_and_argmax(classes: int) -> None:
     assert clear.float().mean() > 0.99 and torch.equal(found[clear], resized.argmax(0).to(torch.uint8)[clear])
 
 
-@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize(
     ("given", "original"),
     [((24, 36), (51, 64)), ((64, 48), (31, 17)), ((16, 16), (16, 16)), ((16, 16), (16, 50)), ((16, 16), (50, 16)),
@@ -64,7 +68,11 @@ def test_bands_change_nothing(given: tuple[int, int], original: tuple[int, int],
     assert torch.equal(class_map_at(maps, matrix, original), whole)
 
 
-def test_bands_resize_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("classes", [2, 5, 40])
+def test_bands_resize_to_the_last_bit(
+    monkeypatch: pytest.MonkeyPatch, classes: int, memory: torch.memory_format
+) -> None:
     """Not only the classes: the logits of a band are those of the whole."""
     kept: list[torch.Tensor] = []
 
@@ -73,7 +81,7 @@ def test_bands_resize_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
         return band[0].to(torch.uint8)
 
     monkeypatch.setattr(postprocess, "_argmax", keep)
-    given, original = logits(5, 40, 57), (123, 171)
+    given, original = logits(classes, 40, 57).contiguous(memory_format=memory), (123, 171)
     for rows in (123, 10, 1):
         kept.clear()
         class_map_at(given.abs(), scaling((40, 57), original), original, band_rows=rows)
@@ -99,3 +107,16 @@ def test_half_precision_is_compared_in_float32() -> None:
 def test_binary_is_a_logit_above_zero() -> None:
     given = torch.tensor([[[[-1.0, 0.0, 1e-6]]]])
     assert class_map_at(given, np.eye(3), (1, 3)).tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize("classes", [1, 3, 9])
+def test_logits_with_a_graph(classes: int) -> None:
+    """As a network gives them outside no_grad."""
+    given = logits(classes, 8, 8).requires_grad_()
+    assert torch.equal(class_map_at(given * 1, np.eye(3), (8, 8)), class_map_at(given.detach(), np.eye(3), (8, 8)))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (3, 8, 8), (1, 257, 2, 2)])
+def test_logits_that_do_not_fit(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match="at most 256 classes"):
+        class_map_at(torch.zeros(shape), np.eye(3), (8, 8))

@@ -241,6 +241,8 @@ def test_wrong_use() -> None:
         InferenceOptions.of("slide")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"stride \(40, 40\) is larger than the window \(32, 32\)"):
         predict_logits(Network(pointwise), pictures(1, 3, 64, 64), InferenceOptions("slide", stride=40))
+    with pytest.raises(ConfigError, match=r"Identity has no config.image_size .* give window="):
+        predict_logits(torch.nn.Identity(), torch.zeros(1, 3, 64, 64), InferenceOptions(mode="slide"))
     with pytest.raises(ShapeError, match=r"images \(B, C, H, W\), got \(3, 64, 64\)"):
         predict_logits(Network(pointwise), pictures(3, 64, 64))
     with pytest.raises(ShapeError, match=r"got \(1, 3, 0, 64\)"):

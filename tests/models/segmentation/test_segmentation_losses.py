@@ -407,3 +407,16 @@ def test_wrong_weights():
         segmentation_loss(*case(classes=1), class_weights=torch.ones(1))
     with pytest.raises(ConfigError, match="every weight is 0"):
         segmentation_loss(logits, masks, ce_weight=0.0)
+
+
+def test_masks_of_every_integer_type():
+    logits, masks = case(ignored=0.0)
+    expected = segmentation_loss(logits, masks)["loss_seg"]
+    for kind in (torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32):
+        assert torch.equal(segmentation_loss(logits, masks.to(kind))["loss_seg"], expected), kind
+
+
+def test_class_weights_that_are_no_tensor():
+    logits, masks = case()
+    with pytest.raises(ShapeError, match=r"must be a tensor .* got \[1.0, 1.0, 1.0, 1.0\]"):
+        segmentation_loss(logits, masks, class_weights=[1.0] * 4)
