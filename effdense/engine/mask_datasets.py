@@ -29,7 +29,7 @@ def MaskFolder(
     root: str,
     images: str,
     masks: str,
-    class_file: str = "classes.json",
+    class_file: str | None = "classes.json",
     values: Sequence[int] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
     split_file: str | None = None,
@@ -59,12 +59,14 @@ def MaskFolder(
     folder = paths.require_dir(paths.resolve(root), "the dataset root", advice=advice)
     if ignore_index is not None and ignore_index != "auto" and type(ignore_index) is not int:
         raise ConfigError(f"ignore_index must be a whole number, None or 'auto', got {ignore_index!r}.")
-    file = folder / class_file
-    in_place = classes is not None and (values is not None or palette is not None or not file.is_file())
+    if class_file is None and classes is None:
+        raise ConfigError("MaskFolder: give classes=[...] or class_file=, which names the classes of the mask values.")
+    file = None if class_file is None else folder / class_file
+    in_place = classes is not None and (values is not None or palette is not None or file is None or not file.is_file())
     return read_mask_folder(
         folder / images,
         folder / masks,
-        classes=classes if classes is not None and in_place else file,
+        classes=classes if classes is not None and in_place else str(file),
         only=None if in_place else classes,
         values=values,
         palette=palette,
