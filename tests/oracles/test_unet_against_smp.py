@@ -57,11 +57,12 @@ def pair(level):
     return ours, theirs
 
 
-def check_equal(ours, theirs, size):
-    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+def check_equal(ours, theirs, size, *, limit=1e-4):
+    dtype = next(theirs.parameters()).dtype
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1)).to(dtype)
     with torch.no_grad():
         expected = theirs(images)
-        assert ((ours(images) - expected).abs().max() / expected.abs().max()).item() < 1e-4
+        assert ((ours(images) - expected).abs().max() / expected.abs().max()).item() < limit
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,8 @@ def test_smps_other_encoders(encoder, name, options):
     unused = ("encoder.conv_head.", "encoder.bn2.", "encoder.model.conv_head.", "encoder.model.bn2.")
     state = {key: value for key, value in theirs.state_dict().items() if not key.startswith(unused)}
     ours.load_state_dict({key.replace("encoder.model.", "encoder."): value for key, value in state.items()})
-    check_equal(ours, theirs, (64, 96))
+    # In float64: V2-S with random statistics lets the last bits of float32 grow until nothing is left of the logits.
+    check_equal(ours.double(), theirs.double(), (64, 96), limit=1e-9)
 
 
 def test_gradients_equal():
