@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import os
 import subprocess
@@ -63,7 +64,15 @@ def init_distributed(launcher: str, *, backend: str | None = None, timeout: floa
     if backend == "nccl" and not cuda:
         backend = "gloo"  # shipped configs name nccl; without a GPU only gloo can run
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    if backend == "gloo":
+        atexit.register(_leave_group)
     return True
+
+
+def _leave_group() -> None:
+    """End gloo's threads before the interpreter does: one still running then aborts the process now and again."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _slurm_environment() -> None:
