@@ -3,8 +3,8 @@
 Run:      EFFDENSE_DATA=DIR python tools/train.py configs/effunet_b0_camvid_cpu.py \
               --cfg-options model.encoder_weights=PATH
 Hardware: one thread of 2 shared CPU cores, 12 minutes
-Score:    val mIoU .483 (.411, .447, .471, .483 at epochs 3, 6, 9, 12), test mIoU .478, from an encoder trained on salient
-          objects (TRACER TE-0); one run, seed 0
+Score:    val mIoU .483 (.411, .447, .471, .483 at epochs 3, 6, 9, 12), test mIoU .478, from an encoder trained on
+          salient objects (TRACER TE-0); one run, seed 0
 """
 
 _base_ = ["effunet_b0_camvid.py"]
