@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from effdense.errors import ConfigError, EffdenseError, did_you_mean
+from effdense.verbs import analyze, browse, check, convert
+
+_VERBS = {"check": check, "convert": convert, "browse": browse, "analyze": analyze}
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -240,6 +243,11 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
 
     _add_fit(verbs.add_parser("fit", help="find the largest model of a family under a budget, by measuring"))
 
+    for name, module in _VERBS.items():
+        one = verbs.add_parser(name, help=module.HELP, description=module.__doc__)
+        module.add(one)
+        one.set_defaults(run=module.run)
+
     if verb in ("train", "test"):
         _add_run_options({"train": train, "test": test}[verb])
     return parser
@@ -250,12 +258,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments: Any = list(sys.argv[1:] if argv is None else argv)
     parsed = build_parser(arguments[0] if arguments else None).parse_args(arguments)
     try:
-        parsed.run(parsed)
+        code = parsed.run(parsed)
         sys.stdout.flush()
+        return int(code or 0)
     except EffdenseError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader (head, less) has left: the interpreter's own flush at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return 0

@@ -17,7 +17,7 @@ from effdense.data.image_io import ImageFault, inspect_file, read_image
 from effdense.data.records import DetectionRecords
 from effdense.errors import ConfigError, DataError
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "note"]
 EXAMPLES = 5
 
 
@@ -53,6 +53,11 @@ class DataReport:
         """Findings that were handled; the message says how."""
         return [f for f in self.findings if f.severity == "warning"]
 
+    @property
+    def notes(self) -> list[Finding]:
+        """Findings that need nothing done, such as gaps between category ids."""
+        return [f for f in self.findings if f.severity == "note"]
+
     def add(
         self, severity: Severity, code: str, message: str, where: Iterable[object], *, count: int | None = None
     ) -> None:
@@ -75,7 +80,7 @@ class DataReport:
 
     def summary(self) -> str:
         """Several lines: the source, one line per finding, errors first, and the totals."""
-        lines = [f"  {f.severity} {f}" for f in [*self.errors, *self.warnings]]
+        lines = [f"  {f.severity} {f}" for f in [*self.errors, *self.warnings, *self.notes]]
         errors, warnings = len(self.errors), len(self.warnings)
         totals = f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
         return "\n".join([self.source or "data set", *lines, totals])

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from effdense.data.segments import PackedSegments, Segment
 from effdense.errors import DataError
 
 Color = tuple[int, int, int]  # R, G, B, 0..255 each
@@ -103,7 +104,8 @@ class ImageRecord:
 
     Fields: ``boxes`` (G, 4) float32 xyxy px of the original image, inside it; ``labels`` (G,) int64; ``is_crowd`` (G,)
     bool (a region of many objects: not trained on, ignored in evaluation); ``annotation_ids`` (G,) int64; ``areas``
-    (G,) float32 px, the annotated (mask) area by which COCO sorts small, medium and large.
+    (G,) float32 px, the annotated (mask) area by which COCO sorts small, medium and large; ``segments`` the outlines of
+    the G objects (None for one without), or None where the split was read without them.
     """
 
     image_id: int
@@ -115,6 +117,7 @@ class ImageRecord:
     is_crowd: NDArray[np.bool_]
     annotation_ids: NDArray[np.int64]
     areas: NDArray[np.float32]
+    segments: tuple[Segment | None, ...] | None = None
 
 
 class PackedStrings:
@@ -155,11 +158,13 @@ class DetectionRecords:
     annotation_ids: NDArray[np.int64] = field(repr=False)  # (M,)
     areas: NDArray[np.float32] = field(repr=False)  # (M,) px
     annotation_file: Path | None = None
+    segments: PackedSegments | None = field(default=None, repr=False)  # (M,) where outlines were asked for
 
     def __post_init__(self) -> None:
         images, boxes = len(self.image_ids), len(self.boxes)
         lengths = [len(self.names), len(self.sizes), len(self.offsets) - 1]
         flat = [len(self.labels), len(self.is_crowd), len(self.annotation_ids), len(self.areas), int(self.offsets[-1])]
+        flat += [] if self.segments is None else [len(self.segments)]
         if any(n != images for n in lengths) or any(n != boxes for n in flat):
             raise DataError(f"Record arrays disagree: {images} images against {lengths}, {boxes} boxes against {flat}.")
 
@@ -180,6 +185,9 @@ class DetectionRecords:
             is_crowd=self.is_crowd[rows],
             annotation_ids=self.annotation_ids[rows],
             areas=self.areas[rows],
+            segments=None
+            if self.segments is None
+            else tuple(self.segments[row] for row in range(rows.start, rows.stop)),
         )
 
     def path(self, index: int) -> Path:
@@ -203,7 +211,7 @@ class DetectionRecords:
             self.annotation_ids,
         ]
         own += [self.areas, self.names.buffer, self.names.offsets]
-        return sum(a.nbytes for a in own)
+        return sum(a.nbytes for a in own) + (0 if self.segments is None else self.segments.nbytes)
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> DetectionRecords:
         """The same split with only these images, in this order."""
@@ -225,6 +233,7 @@ class DetectionRecords:
             annotation_ids=self.annotation_ids[rows],
             areas=self.areas[rows],
             annotation_file=self.annotation_file,
+            segments=None if self.segments is None else self.segments.take(rows),
         )
 
     @classmethod
@@ -249,4 +258,16 @@ class DetectionRecords:
             annotation_ids=flat([r.annotation_ids for r in images], np.int64, (0,)),
             areas=flat([r.areas for r in images], np.float32, (0,)),
             annotation_file=annotation_file,
+            segments=_packed_segments(images),
         )
+
+
+def _packed_segments(images: Sequence[ImageRecord]) -> PackedSegments | None:
+    """Outlines of all objects, or None where no image brings any."""
+    if all(record.segments is None for record in images):
+        return None
+    return PackedSegments.pack(
+        segment
+        for record in images
+        for segment in (record.segments if record.segments is not None else (None,) * len(record.boxes))
+    )

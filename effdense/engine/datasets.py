@@ -26,7 +26,6 @@ from effdense.data import (
     collate_detection,
     geometry,
     paths,
-    read_coco,
 )
 from effdense.data.classification import ClassificationDataset, collate_classification
 from effdense.data.dataset import init_worker
@@ -35,9 +34,10 @@ from effdense.data.image_folder import ClassificationRecords, read_image_folder
 from effdense.data.mask_check import check_masks, check_overlap
 from effdense.data.mask_folder import SegmentationRecords, read_mask_folder
 from effdense.data.segmentation import SegmentationDataset, collate_segmentation
-from effdense.data.shapes import shapes_root, write_shapes
+from effdense.data.shapes import shapes_root
 from effdense.data.shapes_folder import write_shapes_folder
 from effdense.engine import mask_datasets as mask_datasets  # registers its data sets
+from effdense.engine.detection_datasets import shapes_folder, size_range
 from effdense.engine.distributed import on_main_then_all, rank_and_world
 from effdense.engine.registry import DATASETS, TRANSFORMS, resolve
 from effdense.errors import ConfigError, DataError
@@ -71,70 +71,6 @@ _CHECKS: dict[type, tuple[Any, int | str]] = {
     ClassificationRecords: (check_image_files, 0),
     SegmentationRecords: (check_masks, "all"),
 }
-
-
-@DATASETS.register_module()
-def CocoDetection(
-    *,
-    root: str,
-    ann_file: str,
-    image_dir: str,
-    transforms: Sequence[Mapping[str, Any]] = (),
-    classes: Sequence[str] | None = None,
-    class_map: ClassMap | None = None,
-    keep_empty: bool = True,
-    training: bool = False,
-) -> tuple[DetectionRecords, DataReport]:
-    """A COCO-format split.
-
-    Args:
-        root: dataset folder, relative to ``EFFDENSE_DATA`` (default ``data/``) or absolute.
-        ann_file, image_dir: annotation JSON and image folder, relative to ``root``.
-        transforms: list of transform configs; a missing ``size`` is the config's ``image_size``.
-        classes: names of the classes to use, default all.
-        keep_empty: keep images without objects.
-    """
-    folder = paths.require_dir(paths.resolve(root), "the dataset root", advice=paths.COCO_LAYOUT)
-    return read_coco(
-        folder / ann_file,
-        folder / image_dir,
-        classes=classes,
-        class_map=class_map,
-        keep_empty=keep_empty,
-        training=training,
-    )
-
-
-@DATASETS.register_module()
-def ShapesDetection(
-    *,
-    split: str,
-    root: str = "shapes",
-    splits: Mapping[str, int] | None = None,
-    image_size: int | Sequence[int] = 256,
-    seed: int = 0,
-    max_objects: int = 6,
-    transforms: Sequence[Mapping[str, Any]] = (),
-    classes: Sequence[str] | None = None,
-    class_map: ClassMap | None = None,
-    keep_empty: bool = True,
-    training: bool = False,
-) -> tuple[DetectionRecords, DataReport]:
-    """The built-in generated dataset; written on first use, reused after.
-
-    Args:
-        split: which of ``splits``. splits: images per split. image_size: px, or (smallest, largest) side.
-        The rest as in ``effdense.data.shapes.write_shapes`` and ``CocoDetection``.
-    """
-    folder = _shapes(root, splits, image_size, seed, max_objects)
-    return read_coco(
-        folder / "annotations" / f"instances_{split}.json",
-        folder / split,
-        classes=classes,
-        class_map=class_map,
-        keep_empty=keep_empty,
-        training=training,
-    )
 
 
 @DATASETS.register_module()
@@ -181,7 +117,7 @@ def ShapesFolder(
     Args:
         split: which of ``splits``. splits: images per split. image_size: px, or (smallest, largest) side.
     """
-    size = _size_range(image_size)
+    size = size_range(image_size)
 
     def generate() -> str:
         counts = dict(splits or {"train": 800, "val": 200})
@@ -205,7 +141,7 @@ def ShapesSegmentation(
     training: bool = False,
 ) -> tuple[SegmentationRecords, DataReport]:
     """The label maps of the built-in generated dataset; arguments as in ``ShapesDetection``."""
-    folder = _shapes(root, splits, image_size, seed, max_objects)
+    folder = shapes_folder(root, splits, image_size, seed, max_objects)
     return read_mask_folder(
         folder / split,
         folder / "semantic" / split,
@@ -214,22 +150,6 @@ def ShapesSegmentation(
         class_map=class_map,
         training=training,
     )
-
-
-def _shapes(
-    root: str, splits: Mapping[str, int] | None, image_size: int | Sequence[int], seed: int, max_objects: int
-) -> Path:
-    """Folder of the generated set, written by the first process if need be."""
-    counts, size = dict(splits or {"train": 400, "val": 101}), _size_range(image_size)
-
-    def generate() -> str:
-        return str(write_shapes(shapes_root(root), splits=counts, image_size=size, seed=seed, max_objects=max_objects))
-
-    return Path(on_main_then_all(generate))
-
-
-def _size_range(image_size: int | Sequence[int]) -> int | tuple[int, int]:
-    return image_size if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
 
 
 @dataclass

@@ -1,0 +1,19 @@
+"""``effdense convert``: turn a data set into another format."""
+
+from __future__ import annotations
+
+import argparse
+
+from effdense.errors import ConfigError
+
+HELP = "turn a data set into another format"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument("source")
+
+
+def run(arguments: argparse.Namespace) -> int | None:
+    """Do it; the exit code."""
+    raise ConfigError("not built yet")
