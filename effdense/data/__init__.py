@@ -13,7 +13,17 @@ from effdense.data.classification import ClassificationDataset, collate_classifi
 from effdense.data.coco import read_coco
 from effdense.data.coco_semantic import read_coco_panoptic, read_coco_stuff
 from effdense.data.collate import DetectionBatch, collate_detection
+from effdense.data.combine import concatenate, map_classes
+from effdense.data.convert import Conversion, convert_dataset
 from effdense.data.dataset import DetectionDataset, Sample, init_worker
+from effdense.data.formats import (
+    FORMATS,
+    DataSource,
+    detect,
+    read_classification_split,
+    read_segmentation_split,
+    read_split,
+)
 from effdense.data.geometry import (
     HorizontalFlip,
     ResizePad,
@@ -27,6 +37,7 @@ from effdense.data.image_folder import ClassificationRecords, read_image_folder
 from effdense.data.image_io import read_image, write_jpeg, write_png
 from effdense.data.mask_check import check_masks
 from effdense.data.mask_folder import SegmentationRecords, read_mask_folder
+from effdense.data.mask_objects import read_mask_objects
 from effdense.data.mixing import BatchMixer
 from effdense.data.paths import data_root, resolve
 from effdense.data.photometric import PhotometricJitter
@@ -36,16 +47,22 @@ from effdense.data.segmentation import SegmentationDataset, collate_segmentation
 from effdense.data.shapes import shapes_root, write_shapes
 from effdense.data.shapes_folder import write_shapes_folder
 from effdense.data.staged import StagedTransforms
+from effdense.data.voc_detection import read_voc_detection
 from effdense.data.voc_segmentation import read_voc
+from effdense.data.writers import write_dataset
+from effdense.data.yolo import read_yolo
 
 __all__ = [
+    "FORMATS",
     "BatchMixer",
     "CenterCrop",
     "ClassMap",
     "ClassificationDataset",
     "ClassificationRecords",
     "ColorJitter",
+    "Conversion",
     "DataReport",
+    "DataSource",
     "DetectionBatch",
     "DetectionDataset",
     "DetectionRecords",
@@ -72,22 +89,33 @@ __all__ = [
     "collate_classification",
     "collate_detection",
     "collate_segmentation",
+    "concatenate",
+    "convert_dataset",
     "data_root",
+    "detect",
     "init_worker",
     "invert_boxes",
+    "map_classes",
     "read_ade20k",
     "read_camvid",
     "read_cityscapes",
+    "read_classification_split",
     "read_coco",
     "read_coco_panoptic",
     "read_coco_stuff",
     "read_image",
     "read_image_folder",
     "read_mask_folder",
+    "read_mask_objects",
+    "read_segmentation_split",
+    "read_split",
     "read_voc",
+    "read_voc_detection",
+    "read_yolo",
     "resolve",
     "shapes_root",
     "transform_boxes",
+    "write_dataset",
     "write_jpeg",
     "write_png",
     "write_shapes",

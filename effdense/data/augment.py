@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,13 +24,14 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from effdense.data.geometry import MEAN_FILL, Interpolation, check_size, resize_window
+from effdense.data.pending import Pending, Window, reduction
 from effdense.errors import ConfigError
 
 AnySample = TypeVar("AnySample", bound=Mapping[str, Any])
 Pixels = NDArray[np.uint8]
 
 
-def _with_image(sample: AnySample, image: Pixels) -> AnySample:
+def _with_image(sample: AnySample, image: Pixels | Pending) -> AnySample:
     return cast(AnySample, {**sample, "image": image})
 
 
@@ -72,13 +73,16 @@ class RandomResizedCrop:
     Args:
         size: px of the result, one number for a square or (height, width).
         scale: range of the part's share of the area. ratio: range of its width / height.
-        interpolation: see ``geometry.resize_window``; "auto" averages areas when a side shrinks.
+        interpolation: see ``geometry.resize_window``. With "fast", a part that is shrunk to a half or less is widened
+            to multiples of 2, 4 or 8 px, so that the decoder can shrink it.
     """
+
+    lazy: ClassVar[bool] = True
 
     size: int | tuple[int, int]
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    interpolation: Interpolation = "auto"
+    interpolation: Interpolation = "fast"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", check_size(self.size))
@@ -87,11 +91,15 @@ class RandomResizedCrop:
 
     def __call__(self, sample: AnySample, generator: np.random.Generator) -> AnySample:
         _require_label_only(sample, "RandomResizedCrop", "Use ScaleJitterCrop.")
-        image: Pixels = sample["image"]
-        window = self._window(image.shape[0], image.shape[1], generator)
+        image: Pixels | Pending = sample["image"]
+        height, width = image.shape[:2]
+        window = self._window(height, width, generator)
         size = check_size(self.size)
-        image, _ = resize_window(image, window, size, size, interpolation=self.interpolation)
-        return _with_image(sample, image)
+        if self.interpolation == "fast":
+            window = _widened(window, size, (height, width))
+        pending = image if isinstance(image, Pending) else Pending.of(image)
+        pending = pending.windowed(Window(window, size), size, fill=MEAN_FILL, interpolation=self.interpolation)
+        return _with_image(sample, pending if isinstance(image, Pending) else pending.pixels())
 
     def _window(self, height: int, width: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
         for _ in range(10):
@@ -105,6 +113,13 @@ class RandomResizedCrop:
         h = max(1, min(height, round(width / self.ratio[0])))
         x, y = (width - w) // 2, (height - h) // 2
         return x, y, x + w, y + h
+
+
+def _widened(window: tuple[int, int, int, int], size: tuple[int, int], picture: tuple[int, int]) -> Any:
+    """A window that starts and ends where a picture shrunk by 2, 4 or 8 has pixel edges, or at the picture's own."""
+    x0, y0, x1, y1 = window
+    k = reduction(max(size[0] / (y1 - y0), size[1] / (x1 - x0)))
+    return x0 // k * k, y0 // k * k, min(picture[1], -(-x1 // k) * k), min(picture[0], -(-y1 // k) * k)
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,33 @@ how it was handled. :func:`check_images` looks at the picture files behind the r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from effdense.data.image_io import ImageFault, inspect_file, read_image
+import numpy as np
+
+from effdense.data.image_io import ImageFault, ImageHeader, inspect_file, read_image
 from effdense.data.records import DetectionRecords
 from effdense.errors import ConfigError, DataError
 
 Severity = Literal["error", "warning", "note"]
 EXAMPLES = 5
+_kept: ContextVar[int] = ContextVar("examples", default=EXAMPLES)
+
+
+@contextmanager
+def keeping_examples(number: int) -> Iterator[None]:
+    """Within the block every finding keeps so many places instead of :data:`EXAMPLES`."""
+    token = _kept.set(number)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,7 @@ class DataReport:
         places = [str(place) for place in where]
         count = len(places) if count is None else count
         if count:
-            self.findings.append(Finding(severity, code, message, count, tuple(places[:EXAMPLES])))
+            self.findings.append(Finding(severity, code, message, count, tuple(places[: _kept.get()])))
 
     def merge(self, other: DataReport) -> DataReport:
         """A report with the findings of both."""
@@ -113,26 +128,68 @@ _IMAGE_MESSAGES: dict[str, tuple[Severity, str]] = {
 }
 
 
-def check_images(records: DetectionRecords, *, decode: int | Literal["all"] = 0, workers: int = 4) -> DataReport:
-    """Look at every picture file of a split: there, not empty, a known format, whole, and of the annotated size.
+_TURNED = (
+    "pictures carry an EXIF rotation and are annotated as viewers show them; they are read rotated. Nothing to do."
+)
 
-    Only headers and the last 4 kB are read, so 100 000 pictures are a matter of a minute.
+
+def picture_findings(
+    report: DataReport,
+    looks: Sequence[ImageHeader | ImageFault | None],
+    places: Sequence[str],
+    sizes: Sequence[tuple[int, ...]] | None = None,
+) -> None:
+    """Add what is wrong with picture files of which the headers (or faults) are known, one finding per picture.
+
+    Args:
+        places: how to name each. sizes: annotated (height, width) of each; None: no annotation says one.
+    """
+    found = [
+        None if look is None else _fault(look, place, None if sizes is None else sizes[i])
+        for i, (look, place) in enumerate(zip(looks, places, strict=True))
+    ]
+    for code, (severity, message) in _IMAGE_MESSAGES.items():
+        report.add(severity, code, message, _places(found, code))
+    if sizes is not None:
+        turned = [
+            place
+            for look, place, fault in zip(looks, places, found)
+            if isinstance(look, ImageHeader) and look.orientation != 1 and fault is None
+        ]
+        report.add("note", "exif-turned", _TURNED, turned)
+
+
+def check_images(
+    records: DetectionRecords,
+    *,
+    count: int | Literal["all"] = "all",
+    decode: int | Literal["all"] = 0,
+    workers: int = 4,
+) -> DataReport:
+    """Look at the picture files of a split: there, not empty, a known format, whole, and of the annotated size.
+
+    Only headers and the last 4 kB are read: 0.1 ms per picture where the files are in the page cache.
 
     Args:
         records: the split.
-        decode: also decode the first so many pictures fully; "all" for every one.
+        count: how many files to open, spread evenly over the split.
+        decode: also decode the first so many of these fully; "all" for every one.
         workers: threads.
 
     Raises:
-        ConfigError: ``decode`` or ``workers`` is not usable.
+        ConfigError: ``count``, ``decode`` or ``workers`` is not usable.
     """
+    if count != "all" and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
+        raise ConfigError(f"count must be a number of pictures >= 0 or 'all', got {count!r}.")
     if decode != "all" and (not isinstance(decode, int) or decode < 0):
         raise ConfigError(f"decode must be a number of pictures >= 0 or 'all', got {decode!r}.")
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}.")
-    full = len(records) if decode == "all" else decode
+    total = len(records) if count == "all" else min(count, len(records))
+    chosen = np.linspace(0, len(records) - 1, total).round().astype(int).tolist()
+    full = set(chosen if decode == "all" else chosen[:decode])
     with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(partial(_check_one, records, full), range(len(records))))
+        found = list(pool.map(partial(_check_one, records, full), chosen))
     report = DataReport(str(records.annotation_file or records.image_dir))
     for code, (severity, message) in _IMAGE_MESSAGES.items():
         report.add(severity, code, message, _places(found, code))
@@ -143,21 +200,28 @@ def _places(found: Sequence[tuple[str, str] | None], code: str) -> list[str]:
     return [item[1] for item in found if item is not None and item[0] == code]
 
 
-def _check_one(records: DetectionRecords, full: int, index: int) -> tuple[str, str] | None:
+def _fault(look: ImageHeader | ImageFault, name: str, annotated: tuple[int, ...] | None) -> tuple[str, str] | None:
+    """(code, place) of what is wrong with a file, or None."""
+    if isinstance(look, ImageFault):
+        return look.code, f"{name} ({look.reason.rstrip('.')})" if look.code != "missing-image" else name
+    if annotated is None:
+        return None
+    if annotated not in (look.size, look.oriented_size):
+        seen = look.oriented_size
+        return "size-mismatch", f"{name} is {seen[1]}x{seen[0]}, annotated {annotated[1]}x{annotated[0]}"
+    return ("exif-rotated", name) if annotated != look.oriented_size else None
+
+
+def _check_one(records: DetectionRecords, full: set[int], index: int) -> tuple[str, str] | None:
     """(code, place) of the first fault of a picture, or None."""
     path = records.path(index)
     name = os.path.relpath(path, records.image_dir) if records.image_dir.parts else str(path)
     height, width = records.sizes[index].tolist()
-    header = inspect_file(path)
-    if isinstance(header, ImageFault):
-        return header.code, f"{name} ({header.reason.rstrip('.')})" if header.code != "missing-image" else name
     annotated = (height, width)
-    if annotated not in (header.size, header.oriented_size):
-        seen = header.oriented_size
-        return "size-mismatch", f"{name} is {seen[1]}x{seen[0]}, annotated {width}x{height}"
-    if index < full:
+    fault = _fault(inspect_file(path), name, annotated)
+    if fault is None and index in full:
         try:
             read_image(path, expected_size=annotated)
         except DataError as error:
             return "unreadable-image", f"{name} ({str(error).removeprefix(f'{path.absolute()}: ').rstrip('.')})"
-    return ("exif-rotated", name) if annotated != header.oriented_size else None
+    return fault

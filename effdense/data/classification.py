@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 
 from effdense.data.dataset import checked_transforms, transformed
 from effdense.data.image_folder import ClassificationRecords
-from effdense.data.image_io import read_image
+from effdense.data.image_io import PictureData, PictureStore, read_bytes
+from effdense.data.pending import Pending, settled, stacked
 from effdense.data.records import ClassMap
 from effdense.data.staged import StagedTransforms
 from effdense.errors import ShapeError
@@ -67,11 +68,13 @@ class ClassificationDataset(Dataset[ClassificationSample]):
         *,
         seed: int = 0,
         training: bool,
+        store: PictureStore | None = None,
     ) -> None:
         self.records = records
         self.transforms = checked_transforms(transforms, seed)
         self.seed = seed
         self.training = training
+        self.store = store
 
     @property
     def class_map(self) -> ClassMap:
@@ -82,17 +85,26 @@ class ClassificationDataset(Dataset[ClassificationSample]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> ClassificationSample:
-        return cast(ClassificationSample, transformed(self, index))
+        return cast(ClassificationSample, settled(transformed(self, index)))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[ClassificationSample]:
+        """Samples of a batch, which torch's loader asks for; their pictures are made by the collate function."""
+        return [cast(ClassificationSample, transformed(self, index)) for index in indices]
 
     def load(self, index: int) -> ClassificationSample:
         """The sample before any transform."""
+        return settled(self.pending(index))
+
+    def pending(self, index: int) -> ClassificationSample:
+        """The same with a picture that is not decoded yet."""
         path = self.records.path(index)
-        image = read_image(path)
+        data = read_bytes(path) if self.store is None else self.store.read(index, path)
+        image = Pending.of(data.copy() if isinstance(data, np.ndarray) else PictureData.of(path, data))
         return ClassificationSample(
-            image=image,
+            image=cast(Any, image),
             label=int(self.records.labels[index]),
             index=index,
-            original_size=(image.shape[0], image.shape[1]),
+            original_size=image.size,
             path=str(path),
         )
 
@@ -118,7 +130,7 @@ def collate_classification(samples: Sequence[ClassificationSample]) -> Classific
             f"for {samples[other]['path']}. Add a transform that fixes the size: RandomResizedCrop or CenterCrop."
         )
     return ClassificationBatch(
-        inputs=torch.from_numpy(np.stack([s["image"] for s in samples])).permute(0, 3, 1, 2),
+        inputs=torch.from_numpy(stacked([s["image"] for s in samples])).permute(0, 3, 1, 2),
         labels=torch.tensor([s["label"] for s in samples], dtype=torch.int64),
         indices=torch.tensor([s["index"] for s in samples], dtype=torch.int64),
         paths=[s["path"] for s in samples],

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from effdense.data.check import DataReport
-from effdense.data.coco_boxes import CocoAnnotations, CocoImages, repeated_values, settle_boxes
+from effdense.data.coco_boxes import CocoAnnotations, CocoImages, repeated_values
 from effdense.data.paths import COCO_LAYOUT, require_dir, require_file, resolve
-from effdense.data.records import ClassMap, DetectionRecords, PackedStrings
+from effdense.data.records import ClassMap, DetectionRecords
+from effdense.data.segments import Segment
+from effdense.data.settled import settled_records
 from effdense.errors import ConfigError, DataError, did_you_mean
 
 
@@ -32,6 +35,7 @@ def read_coco(
     classes: Sequence[str] | None = None,
     class_map: ClassMap | None = None,
     keep_empty: bool = True,
+    segments: bool = False,
     training: bool = False,
 ) -> tuple[DetectionRecords, DataReport]:
     """Read one split.
@@ -41,6 +45,7 @@ def read_coco(
         classes: only these classes, by name; annotations of others are left aside. Labels still follow the ids.
         class_map: of another split (the training split's); ids and names must be the same.
         keep_empty: keep images without any object (crowds do not count). They teach what background is.
+        segments: read the outlines, too; one that cannot be read is reported and left out.
         training: a split without any object is then an error.
 
     Returns:
@@ -55,29 +60,45 @@ def read_coco(
     content = _load(file)
     report = DataReport(str(file))
     known = _read_categories(content["categories"], file, report)
-    used = _choose_classes(known, classes, class_map, file)
+    used = choose_categories(known, classes, class_map, file)
     images = _read_images(content["images"], report)
-    annotations = _read_annotations(content, images, used, report)
-    annotations, boxes = settle_boxes(annotations, images, report)
-    order = np.argsort(annotations.rows, kind="stable")
-    annotations, boxes = annotations.keep(order), boxes[order]
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(annotations.rows, minlength=len(images.ids)))])
-    areas = np.where(np.isnan(annotations.areas), (boxes[:, 2:] - boxes[:, :2]).prod(1), annotations.areas)
-    records = DetectionRecords(
-        class_map=used,
+    annotations, refused = _read_annotations(content, images, used, report)
+    records = settled_records(
+        annotations,
+        images,
+        used,
+        report,
         image_dir=folder,
-        names=PackedStrings(images.names),
-        image_ids=images.ids,
-        sizes=images.sizes,
-        offsets=offsets.astype(np.int64),
-        boxes=boxes.astype(np.float32),
-        labels=annotations.labels.astype(np.int32),
-        is_crowd=annotations.is_crowd,
-        annotation_ids=annotations.ids,
-        areas=areas.astype(np.float32),
         annotation_file=file,
+        refused=refused,
+        outlines=_Outlines(content["annotations"], images.sizes) if segments else None,
+        keep_empty=keep_empty,
+        training=training,
     )
-    return _report_contents(records, report, keep_empty=keep_empty, training=training), report
+    return records, report
+
+
+class _Outlines:
+    """Outline of an annotation by its place in the file; those that cannot be read are kept for the report."""
+
+    def __init__(self, entries: list[Any], sizes: NDArray[np.int32]) -> None:
+        self.entries, self.sizes = entries, sizes
+        self.bad: list[str] = []
+
+    def __call__(self, position: int, row: int) -> Segment | None:
+        entry = self.entries[position]
+        height, width = self.sizes[row].tolist()
+        try:
+            return Segment.from_coco(entry.get("segmentation"), (height, width))
+        except DataError as error:
+            self.bad.append(f"annotation {entry['id']} ({str(error).rstrip('.')})")
+            return None
+
+    def add_to(self, report: DataReport) -> None:
+        message = (
+            "segmentations cannot be read; the objects keep their box and have no outline. Correct or remove them."
+        )
+        report.add("warning", "bad-segmentation", message, self.bad)
 
 
 def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
@@ -135,8 +156,21 @@ def _read_categories(entries: list[Any], file: Path, report: DataReport) -> Clas
     return ClassMap(tuple(unique[i] for i in sorted(unique)), tuple(sorted(unique)))
 
 
-def _choose_classes(known: ClassMap, classes: Sequence[str] | None, expected: ClassMap | None, file: Path) -> ClassMap:
+def choose_categories(
+    known: ClassMap,
+    classes: Sequence[str] | None,
+    expected: ClassMap | None,
+    file: Path,
+    *,
+    advice: str = "Give both splits the same 'categories'.",
+) -> ClassMap:
+    """The classes to read: all that the source has, or those asked for; the training split's must be the same.
+
+    Raises: ConfigError for a name that the source does not have, DataError where ``expected`` is another map.
+    """
     used = known
+    if isinstance(classes, str):
+        raise ConfigError(f"classes must be a list of class names, got the text {classes!r}.")
     if classes is not None:
         unknown = [name for name in classes if name not in known.names]
         if unknown or not classes:
@@ -154,12 +188,13 @@ def _choose_classes(known: ClassMap, classes: Sequence[str] | None, expected: Cl
         ]
         raise DataError(
             f"{file}: its categories differ from the class map of the training split in {len(differences)} place(s): "
-            f"{'; '.join(differences[:10])}. Give both splits the same 'categories'."
+            f"{'; '.join(differences[:10])}. {advice}"
         )
     return used
 
 
-def _escapes(name: str) -> bool:
+def escapes(name: str) -> bool:
+    """Whether a file name could lead out of its folder."""
     return name.startswith(("/", "\\")) or bool(re.match(r"[A-Za-z]:", name)) or ".." in re.split(r"[/\\]", name)
 
 
@@ -173,8 +208,8 @@ def _read_images(entries: list[Any], report: DataReport) -> CocoImages:
         name = entry["file_name"]
         image_id, width, height = _whole(entry["id"]), _whole(entry["width"]) or 0, _whole(entry["height"]) or 0
         if image_id is None or min(width, height) < 1 or not isinstance(name, str) or not name:
-            wrong.append(f"images[{position}]")
-        elif _escapes(name):
+            wrong.append(f"images[{position}] (id {entry['id']!r}, {name!r})")
+        elif escapes(name):
             unsafe.append(repr(name))
         elif image_id in usable:
             repeated.append(f"{image_id} ({name})")
@@ -184,6 +219,12 @@ def _read_images(entries: list[Any], report: DataReport) -> CocoImages:
     report.add("error", "unsafe-path", "file_name must stay inside the image folder (no '..', not absolute).", unsafe)
     report.add("error", "duplicate-image-id", "image ids occur more than once; give each image its own.", repeated)
     names = [name for name, _, _ in usable.values()]
+    message = "a picture is listed under several ids: each lacks the boxes of the other. Join them under one id."
+    ids_of: dict[str, list[int]] = {}
+    for image_id, name in zip(usable, names):
+        ids_of.setdefault(name, []).append(image_id)
+    listed = [f"{name} (image ids {', '.join(map(str, ids))})" for name, ids in ids_of.items() if len(ids) > 1]
+    report.add("warning", "duplicate-file-name", message, listed)
     sizes = np.array([(h, w) for _, h, w in usable.values()], np.int32).reshape(-1, 2)
     return CocoImages(np.array(list(usable), np.int64), names, sizes)
 
@@ -195,8 +236,11 @@ def _listed_ids(entries: list[Any]) -> set[int | None]:
 
 def _read_annotations(
     content: dict[str, list[dict[str, Any]]], images: CocoImages, used: ClassMap, report: DataReport
-) -> CocoAnnotations:
-    """Annotations of the used images and classes with four finite numbers as box; the others are reported."""
+) -> tuple[CocoAnnotations, list[tuple[int, int]]]:
+    """Annotations of the used images and classes with four finite numbers as box; the others are reported.
+
+    With (row of the image, label) of those whose box could not be used.
+    """
     entries = content["annotations"]
     bad = _faulty_entries(entries, ("id", "image_id", "category_id", "bbox"), "annotations", report)
     row_of = {int(image_id): row for row, image_id in enumerate(images.ids)}
@@ -204,66 +248,64 @@ def _read_annotations(
     # Who refers to an entry that was itself refused is not at fault: it is left out without a finding of its own.
     listed_images, listed_categories = _listed_ids(content["images"]), _listed_ids(content["categories"])
     wrong_id, wrong_box, infinite, no_image, no_category = [], [], [], [], []
-    columns: list[tuple[int, int, int, bool, float]] = []
+    columns: list[tuple[int, int, int, bool, float, int]] = []
     xywh: list[Any] = []
+    refused: list[tuple[int, int]] = []
     for position, entry in enumerate(entries):
         if position in bad:
+            refused += _named_pairs(entry, row_of, label_of)
             continue
         annotation_id, image_id, category_id = (_whole(entry[key]) for key in ("id", "image_id", "category_id"))
         box, area = entry["bbox"], entry.get("area")
         if annotation_id is None:
-            wrong_id.append(f"annotations[{position}]")
+            wrong_id.append(f"annotations[{position}] (id {entry['id']!r})")
         elif image_id is None or image_id not in listed_images:
             no_image.append(f"annotation {annotation_id} (image_id {entry['image_id']!r})")
         elif category_id is None or category_id not in listed_categories:
-            no_category.append(f"annotation {annotation_id} (category_id {entry['category_id']!r})")
+            where = f" in {images.names[row_of[image_id]]}" if image_id in row_of else ""
+            no_category.append(f"annotation {annotation_id} (category_id {entry['category_id']!r}){where}")
         elif not isinstance(box, list) or len(box) != 4 or any(type(v) not in (int, float) for v in box):
-            wrong_box.append(f"annotation {annotation_id} (bbox {box!r})")
+            where = f" in {images.names[row_of[image_id]]}" if image_id in row_of else ""
+            wrong_box.append(f"annotation {annotation_id} (bbox {box!r}){where}")
         elif not all(-1e9 < v < 1e9 for v in box):  # False for NaN as well
-            infinite.append(f"annotation {annotation_id} (bbox {box!r})")
+            where = f" in {images.names[row_of[image_id]]}" if image_id in row_of else ""
+            infinite.append(f"annotation {annotation_id} (bbox {box!r}){where}")
         elif category_id in label_of and image_id in row_of:
             area = float(area) if isinstance(area, (int, float)) else float("nan")
             crowded = bool(entry.get("iscrowd", 0))
-            columns.append((annotation_id, row_of[image_id], label_of[category_id], crowded, area))
+            columns.append((annotation_id, row_of[image_id], label_of[category_id], crowded, area, position))
             xywh.append(box)
-    report.add("error", "bad-annotation-id", "annotation ids must be whole numbers.", wrong_id)
-    report.add("error", "unknown-image-id", "annotations refer to images that the file does not list.", no_image)
-    message = "annotations refer to categories that the file does not list."
+            continue
+        else:  # of a class that was not asked for, or of a refused image
+            continue
+        refused += _named_pairs(entry, row_of, label_of)
+    report.add("error", "bad-annotation-id", "annotation ids must be whole numbers; give each its own.", wrong_id)
+    message = "annotations refer to images that the file does not list. Add the images, or remove the annotations."
+    report.add("error", "unknown-image-id", message, no_image)
+    message = "annotations refer to categories that the file does not list. Add the categories, or correct the ids."
     report.add("error", "unknown-category-id", message, no_category)
-    report.add("error", "bad-bbox", "a bbox must be four numbers: x, y, width, height.", wrong_box)
-    report.add("error", "non-finite-bbox", "a bbox holds NaN, infinity or an absurd number.", infinite)
-    ids, rows, labels, crowd, areas = zip(*columns, strict=True) if columns else ((), (), (), (), ())
-    return CocoAnnotations(
+    message = "a bbox must be four numbers: x, y, width, height. Correct or remove the annotations."
+    report.add("error", "bad-bbox", message, wrong_box)
+    message = "a bbox holds NaN, infinity or an absurd number. Correct or remove the annotations."
+    report.add("error", "non-finite-bbox", message, infinite)
+    ids, rows, labels, crowd, areas, positions = zip(*columns, strict=True) if columns else ((),) * 6
+    columns_of = CocoAnnotations(
         np.array(ids, np.int64),
         np.array(rows, np.int64),
         np.array(labels, np.int64),
         np.array(xywh, np.float64).reshape(-1, 4),
         np.array(crowd, np.bool_),
         np.array(areas, np.float64),
+        np.array(positions, np.int64),
     )
+    return columns_of, refused
 
 
-def _report_contents(
-    records: DetectionRecords, report: DataReport, *, keep_empty: bool, training: bool
-) -> DetectionRecords:
-    """Report what the split holds as a whole, and leave empty images out when asked to."""
-    crowd = records.annotation_ids[records.is_crowd]
-    message = "annotations are crowd regions; not trained on, ignored in evaluation."
-    report.add("warning", "crowd", message, [f"annotation {i}" for i in crowd])
-    owners = np.repeat(np.arange(len(records)), np.diff(records.offsets))
-    objects = np.bincount(owners[~records.is_crowd], minlength=len(records))
-    empty = np.flatnonzero(objects == 0)
-    counts = records.class_counts()
-    if len(records) == 0:
-        report.add("error", "empty-split", "the split has no usable image; check the 'images' section.", ["images"])
-    elif training and counts.sum() == 0:
-        message = "the training split has no usable object at all, so nothing can be learnt."
-        report.add("error", "no-objects", message, ["split"])
-    else:
-        action = "kept as background" if keep_empty else "left out"
-        names = [records.names[int(i)] for i in empty]
-        report.add("warning", "empty-image", f"images have no object; {action}.", names)
-        absent = [n for n, count in zip(records.class_map.names, counts, strict=True) if count == 0]
-        message = "classes have no object in this split; their AP is undefined."
-        report.add("warning", "class-without-objects", message, absent)
-    return records if keep_empty else records.subset(np.flatnonzero(objects > 0))
+def _named_pairs(entry: Any, row_of: dict[int, int], label_of: dict[int, int]) -> list[tuple[int, int]]:
+    """(row of the image, label) that an annotation names, -1 for a label that is none; empty without an image."""
+    if not isinstance(entry, dict):
+        return []
+    image_id, category_id = _whole(entry.get("image_id")), _whole(entry.get("category_id"))
+    if image_id is None or image_id not in row_of:
+        return []
+    return [(row_of[image_id], -1 if category_id is None else label_of.get(category_id, -1))]

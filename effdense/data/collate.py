@@ -1,6 +1,7 @@
 """Samples to one batch: uint8 pictures in channels-last memory, boxes padded to the fullest picture of the batch.
 
-Normalising here would be 100 times the work of stacking bytes and four times the traffic to the device: not done.
+Pictures that are still pending are decoded and warped straight into their place in the batch. Normalising here would be
+100 times the work of stacking bytes and four times the traffic to the device: not done.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from effdense.data.dataset import Sample
+from effdense.data.pending import stacked
+from effdense.data.rectangles import pad_to_common
 from effdense.errors import ShapeError
 
 
@@ -31,13 +34,14 @@ class DetectionBatch(TypedDict):
 
 
 def collate_detection(samples: Sequence[Sample]) -> DetectionBatch:
-    """Stack samples; the ``collate_fn`` of detection loaders.
+    """Stack samples; the ``collate_fn`` of detection loaders. Those of ``ResizeFit`` are padded to their largest.
 
     Raises:
         ShapeError: no samples, or pictures of different sizes (names the files: a ``ResizePad`` is missing).
     """
     if not samples:
         raise ShapeError("collate_detection needs at least one sample, got none.")
+    samples = pad_to_common(samples)
     shapes = [s["image"].shape for s in samples]
     if len(set(shapes)) > 1:
         other = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
@@ -45,7 +49,7 @@ def collate_detection(samples: Sequence[Sample]) -> DetectionBatch:
             f"All pictures of a batch must have one size, got {shapes[0]} for {samples[0]['path']} and {shapes[other]} "
             f"for {samples[other]['path']}. End the transforms with one that fixes the size, such as ResizePad."
         )
-    inputs = torch.from_numpy(np.stack([s["image"] for s in samples])).permute(0, 3, 1, 2)
+    inputs = torch.from_numpy(stacked([s["image"] for s in samples])).permute(0, 3, 1, 2)
     most = max(1, *(len(s["labels"]) for s in samples))
     boxes = np.zeros((len(samples), most, 4), np.float32)
     labels = np.full((len(samples), most), -1, np.int64)

@@ -1,6 +1,8 @@
-"""From a record to a sample: decode, then geometry, with randomness fixed by (seed, epoch, index).
+"""From a record to a sample: geometry, then one decode and one warp, with randomness fixed by (seed, epoch, index).
 
-The picture stays uint8 RGB; normalisation and photometric changes run later, on the device.
+Inside the chain of transforms the picture is pending (``pending.py``) until one of them needs pixels; a loader's batch
+is decoded straight into its place in the batch. The picture stays uint8 RGB; normalisation and photometric changes run
+later, on the device.
 """
 
 from __future__ import annotations
@@ -13,15 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from effdense.data.image_io import read_image
+from effdense.data.image_io import PictureFile, PictureStore
+from effdense.data.pending import Pending, settled
 from effdense.data.records import ClassMap, DetectionRecords
 from effdense.data.sampler import SampleIndex
+from effdense.data.segments import ObjectMasks
 from effdense.data.staged import StagedTransforms
-from effdense.errors import ConfigError, DataError
+from effdense.errors import ConfigError
 
 
-class Sample(TypedDict):
-    """One picture with its boxes on the way through the transforms."""
+class _Outlines(TypedDict, total=False):
+    object_masks: ObjectMasks  # outlines of the G objects, of records that were read with segments
+
+
+class Sample(_Outlines):
+    """One picture with its boxes on the way through the transforms.
+
+    Inside a chain of lazy transforms ``image`` is a ``Pending`` of the same ``shape``.
+    """
 
     image: NDArray[np.uint8]  # (H, W, 3) RGB
     boxes: NDArray[np.float32]  # (G, 4) xyxy px in the frame of `image`
@@ -36,9 +47,14 @@ class Sample(TypedDict):
 Transform = Callable[[Sample, np.random.Generator], Sample]
 
 
-def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random generator of one sample: the same in every process, with any number of workers or ranks."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, index])))
+def sample_generator(seed: int, epoch: int, index: int, repeat: int = 0) -> np.random.Generator:
+    """The random generator of one sample: the same in every process, with any number of workers or ranks.
+
+    Args:
+        repeat: how often the epoch has had this sample before (samplers that draw some more often).
+    """
+    entropy = [seed, epoch, index, repeat] if repeat else [seed, epoch, index]
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
 
 
 def checked_transforms(transforms: Iterable[Any], seed: int) -> tuple[Any, ...] | StagedTransforms:
@@ -57,18 +73,34 @@ def checked_transforms(transforms: Iterable[Any], seed: int) -> tuple[Any, ...] 
 def transformed(dataset: Any, index: int) -> Any:
     """Sample ``index`` of a dataset of any task: loaded, then through the transforms of its epoch with its generator.
 
+    The picture may still be pending. A transform that is not ``lazy`` gets pixels; one with a method ``others(count,
+    generator)`` gets, as a third argument, the samples of the indices that it returns, before any transform.
+
     Args:
-        dataset: has ``load(position)``, ``transforms``, ``seed`` and a length.
+        dataset: has ``pending(position)``, ``transforms``, ``seed`` and a length.
         index: plain, or a :class:`SampleIndex` that brings seed and epoch.
     """
-    seed, epoch = (index.seed, index.epoch) if isinstance(index, SampleIndex) else (dataset.seed, 0)
+    seed, epoch, repeat = dataset.seed, 0, 0
+    if isinstance(index, SampleIndex):
+        seed, epoch, repeat = index.seed, index.epoch, index.repeat
     position = range(len(dataset))[index]
-    sample = dataset.load(position)
-    generator = sample_generator(seed, epoch, position)
+    sample = dataset.pending(position)
+    generator = sample_generator(seed, epoch, position, repeat)
     steps = dataset.transforms.at(epoch) if isinstance(dataset.transforms, StagedTransforms) else dataset.transforms
     for transform in steps:
-        sample = transform(sample, generator)
+        sample = apply(transform, sample, generator, dataset)
     return sample
+
+
+def apply(transform: Any, sample: Any, generator: np.random.Generator, dataset: Any) -> Any:
+    """One transform of a chain, see :func:`transformed`."""
+    lazy = getattr(transform, "lazy", False)
+    if not lazy:
+        sample = settled(sample)
+    if not hasattr(transform, "others"):
+        return transform(sample, generator)
+    others = [dataset.pending(i) for i in transform.others(len(dataset), generator)]
+    return transform(sample, generator, others if lazy else [settled(other) for other in others])
 
 
 def init_worker(worker_id: int) -> None:
@@ -90,6 +122,7 @@ class DetectionDataset(Dataset[Sample]):
         seed: of samples asked for by plain index (as epoch 0); a :class:`SampleIndex` brings its own seed and epoch.
         training: leave crowd regions out of ``boxes`` (a loss must not treat a crowd as one object). Evaluation samples
             keep all boxes; which of them are crowds is in ``records``.
+        store: what holds the bytes of the pictures; None reads the files.
 
     Raises (on access):
         DataError: the picture is missing, unreadable or not of the annotated size; the message names the file.
@@ -102,11 +135,13 @@ class DetectionDataset(Dataset[Sample]):
         *,
         seed: int = 0,
         training: bool,
+        store: PictureStore | None = None,
     ) -> None:
         self.records = records
         self.transforms = checked_transforms(transforms, seed)
         self.seed = seed
         self.training = training
+        self.store = store
 
     @property
     def class_map(self) -> ClassMap:
@@ -117,30 +152,38 @@ class DetectionDataset(Dataset[Sample]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
-        return cast(Sample, transformed(self, index))
+        return cast(Sample, settled(transformed(self, index)))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Samples of a batch, which torch's loader asks for; their pictures are made by the collate function."""
+        return [cast(Sample, transformed(self, index)) for index in indices]
 
     def load(self, index: int) -> Sample:
         """The sample before any transform: decoded picture, boxes in original pixels, identity matrix."""
+        return settled(self.pending(index))
+
+    def pending(self, index: int) -> Sample:
+        """The same with a picture that is not decoded yet."""
         record = self.records[index]
         size = (record.height, record.width)
-        image = read_image(record.path, expected_size=size)
-        if image.shape[:2] != size:
-            raise DataError(
-                f"{record.path}: the picture is {image.shape[1]}x{image.shape[0]} but its annotation says "
-                f"{record.width}x{record.height} (width x height), so the boxes would not fit. "
-                "Correct the annotation file or put the right picture in place."
-            )
-        keep = ~record.is_crowd if self.training else np.ones(len(record.boxes), bool)
-        return Sample(
-            image=image,
-            boxes=record.boxes[keep],
-            labels=record.labels[keep],
+        mismatch = (
+            f"its annotation says {record.width}x{record.height} (width x height), so the boxes would not fit. "
+            "Correct the annotation file or put the right picture in place."
+        )
+        chosen = ~record.is_crowd if self.training else np.ones(len(record.boxes), bool)
+        sample = Sample(
+            image=cast(Any, Pending.of(PictureFile(record.path, size, mismatch, index, self.store))),
+            boxes=record.boxes[chosen],
+            labels=record.labels[chosen],
             image_id=record.image_id,
             index=index,
             original_size=size,
             matrix=np.eye(3),
             path=str(record.path),
         )
+        if record.segments is not None:
+            sample["object_masks"] = ObjectMasks.at(record.segments, np.eye(3)).take(chosen)
+        return sample
 
     def __repr__(self) -> str:
         steps = "".join(f"\n  {t!r}" for t in self.transforms)

@@ -7,9 +7,9 @@ from typing import Any, TypeVar, cast
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from effdense.data.box_geometry import transform_boxes
+from effdense.data.pending import Pending, mirror
 from effdense.errors import ConfigError
 
 AnySample = TypeVar("AnySample", bound=Mapping[str, Any])
@@ -18,13 +18,15 @@ AnySample = TypeVar("AnySample", bound=Mapping[str, Any])
 class HorizontalFlip:
     """Mirror left and right with probability ``prob``."""
 
+    lazy = True
+
     def __init__(self, prob: float = 0.5) -> None:
         self.prob = _check_prob(prob)
 
     def __call__(self, sample: AnySample, generator: np.random.Generator) -> AnySample:
         if generator.random() >= self.prob:
             return sample
-        return _mirrored(sample, np.array([[-1, 0, sample["image"].shape[1]], [0, 1, 0], [0, 0, 1]], np.float64), 1)
+        return _mirrored(sample, 1)
 
     def __repr__(self) -> str:
         return f"HorizontalFlip(prob={self.prob})"
@@ -35,27 +37,34 @@ class VerticalFlip:
     or through a microscope.
     """
 
+    lazy = True
+
     def __init__(self, prob: float = 0.5) -> None:
         self.prob = _check_prob(prob)
 
     def __call__(self, sample: AnySample, generator: np.random.Generator) -> AnySample:
         if generator.random() >= self.prob:
             return sample
-        return _mirrored(sample, np.array([[1, 0, 0], [0, -1, sample["image"].shape[0]], [0, 0, 1]], np.float64), 0)
+        return _mirrored(sample, 0)
 
     def __repr__(self) -> str:
         return f"VerticalFlip(prob={self.prob})"
 
 
-def _mirrored(sample: AnySample, matrix: NDArray[np.float64], axis: int) -> AnySample:
-    """The sample mirrored by OpenCV along its axis 1 (left and right) or 0, which the matrix says too."""
-    changes: dict[str, Any] = {"image": cv2.flip(sample["image"], axis)}
+def _mirrored(sample: AnySample, axis: int) -> AnySample:
+    """The sample mirrored left and right (axis 1) or top and bottom (0); a pending picture stays pending."""
+    matrix = mirror(sample["image"].shape[:2], axis)
+    changes: dict[str, Any] = {}
+    for key in ("image", "mask"):
+        picture = sample.get(key)
+        if picture is not None:
+            changes[key] = picture.flipped(axis) if isinstance(picture, Pending) else cv2.flip(picture, axis)
     if "matrix" in sample:  # a classifier's sample keeps no account of where its pixels came from
         changes["matrix"] = matrix @ sample["matrix"]
     if "boxes" in sample:
         changes["boxes"] = transform_boxes(sample["boxes"], matrix)
-    if "mask" in sample:
-        changes["mask"] = cv2.flip(sample["mask"], axis)
+    if sample.get("object_masks") is not None:
+        changes["object_masks"] = sample["object_masks"].moved(matrix)
     return cast(AnySample, {**sample, **changes})
 
 

@@ -6,22 +6,24 @@ Samples hold an image and a matrix; those of detection have ``boxes`` and ``labe
 Coordinates are pixel edges, as in boxes: a picture w pixels wide spans 0..w and ``x_out = x_in * scale + offset``. The
 matrix of a sample maps original pixels to pixels of its present image, so its inverse brings predictions home.
 
+The transforms here are ``lazy``: they take a sample whose picture is not decoded yet (``pending.py``) and only say
+where its pixels go, so that a chain of them costs one decode and one warp. Given plain arrays they give plain arrays.
+
 Sources: letterbox and jitter follow EfficientDet (google/automl efficientdet/dataloader.py, ``InputProcessor`` and
-``DetectionInputProcessor``). That code resizes the whole picture and then crops; here the visible window is cut out
-first, so a picture jittered to twice the size costs no more than the output.
+``DetectionInputProcessor``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, cast
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from effdense.data.box_geometry import invert_boxes, move_boxes, transform_boxes
+from effdense.data.box_geometry import invert_boxes, move_boxes, moved_objects, transform_boxes
 from effdense.data.flips import HorizontalFlip, VerticalFlip
+from effdense.data.pending import FLAGS, Pending, Window, reduction, settled
 from effdense.errors import ConfigError, did_you_mean
 
 __all__ = [
@@ -32,20 +34,22 @@ __all__ = [
     "ResizePad",
     "ScaleJitterCrop",
     "VerticalFlip",
+    "apply_matrix",
     "apply_window",
     "check_size",
     "invert_boxes",
+    "move_boxes",
     "resize_mask_window",
     "resize_window",
+    "settled",
     "transform_boxes",
 ]
 
-Interpolation = Literal["auto", "linear", "area", "cubic"]
+Interpolation = Literal["auto", "fast", "linear", "area", "cubic"]
 AnySample = TypeVar("AnySample", bound=Mapping[str, Any])
 
 # ImageNet mean (0.485, 0.456, 0.406) * 255, rounded: nearly zero after normalisation, what Google's code pads with.
 MEAN_FILL = (124, 116, 104)
-_FLAGS = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC}
 MASK_FILL = 255  # ignore: what lies beyond the picture is no class
 _CROP_TRIES = 10
 
@@ -67,39 +71,27 @@ def resize_window(
         resized: (height, width) px that the window is resized to.
         size: (height, width) px of the canvas.
         fill: RGB of the canvas.
-        interpolation: "auto" is area averaging when a side shrinks and linear otherwise; "linear" without antialiasing
-            is what Google's ``tf.image.resize`` does.
+        interpolation: "auto" is area averaging when a side shrinks and linear otherwise; "fast" halves as long as it
+            can (by means of 2 x 2 pixels, which a JPEG decoder does at once) and is linear from there; "linear" without
+            antialiasing is what Google's ``tf.image.resize`` does.
 
     Returns:
         The canvas and the (3, 3) matrix from px of ``image`` to px of the canvas.
     """
-    x0, y0, x1, y1 = window
-    height, width = resized
-    scale_x, scale_y = width / (x1 - x0), height / (y1 - y0)
-    part = image[y0:y1, x0:x1]
-    if (height, width) != part.shape[:2]:
-        chosen = ("area" if min(scale_x, scale_y) < 1 else "linear") if interpolation == "auto" else interpolation
-        part = cast(NDArray[np.uint8], cv2.resize(part, (width, height), interpolation=_FLAGS[chosen]))
-    part = part[: size[0], : size[1]]
-    below, right = size[0] - part.shape[0], size[1] - part.shape[1]
-    canvas = cv2.copyMakeBorder(part, 0, below, 0, right, cv2.BORDER_CONSTANT, value=fill)
-    matrix = np.array([[scale_x, 0, -x0 * scale_x], [0, scale_y, -y0 * scale_y], [0, 0, 1]], np.float64)
-    return cast(NDArray[np.uint8], canvas), matrix
+    placed = Window(window, resized)
+    pending = Pending.of(image).windowed(placed, size, fill=fill, interpolation=interpolation)
+    return pending.pixels(), placed.matrix
 
 
 def resize_mask_window(
-    mask: NDArray[np.uint8], window: tuple[int, int, int, int], resized: tuple[int, int], size: tuple[int, int]
+    mask: NDArray[np.uint8] | Pending,
+    window: tuple[int, int, int, int],
+    resized: tuple[int, int],
+    size: tuple[int, int],
 ) -> NDArray[np.uint8]:
     """The same of a mask (h, w): each pixel takes the class under its centre, the canvas is 255."""
-    x0, y0, x1, y1 = window
-    part = mask[y0:y1, x0:x1]
-    if resized != part.shape:
-        # The plain flag rounds towards the upper left corner, half a pixel away from where the image goes.
-        part = cast(NDArray[np.uint8], cv2.resize(part, resized[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
-    part = part[: size[0], : size[1]]
-    canvas = np.full(size, MASK_FILL, np.uint8)
-    canvas[: part.shape[0], : part.shape[1]] = part
-    return canvas
+    pending = mask if isinstance(mask, Pending) else Pending.of(mask)
+    return pending.windowed(Window(window, resized), size, fill=(MASK_FILL,), interpolation="nearest").pixels()
 
 
 def apply_window(
@@ -114,19 +106,48 @@ def apply_window(
 ) -> AnySample:
     """The sample seen through a window, see :func:`resize_window`: image, boxes, mask and matrix, whichever it has.
 
+    A pending picture stays pending.
+
     Args:
         min_visible: see :func:`move_boxes`.
     """
-    image, matrix = resize_window(sample["image"], window, resized, size, fill=fill, interpolation=interpolation)
+    placed = Window(window, resized)
     visible = (min(resized[0], size[0]), min(resized[1], size[1]))
-    changes: dict[str, Any] = {"image": image, "matrix": matrix @ sample["matrix"]}
-    if "boxes" in sample:
-        changes["boxes"], changes["labels"] = move_boxes(
-            sample["boxes"], sample["labels"], matrix, visible=visible, min_visible=min_visible
-        )
-    if "mask" in sample:
-        changes["mask"] = resize_mask_window(sample["mask"], window, resized, size)
+    changes = {**moved_objects(sample, placed.matrix, visible, min_visible), "matrix": placed.matrix @ sample["matrix"]}
+    for key, filled, how in (("image", fill, interpolation), ("mask", (MASK_FILL,), "nearest")):
+        if key in sample:
+            changes[key] = _moved(sample[key], lambda p: p.windowed(placed, size, fill=filled, interpolation=how))  # noqa: B023
     return cast(AnySample, {**sample, **changes})
+
+
+def apply_matrix(
+    sample: AnySample,
+    matrix: NDArray[np.float64],
+    size: tuple[int, int],
+    *,
+    fill: tuple[int, int, int],
+    interpolation: Interpolation = "fast",
+    min_visible: float = 0.0,
+) -> AnySample:
+    """The sample under any (3, 3) matrix, px of its present image to px of a canvas of ``size``.
+
+    Image, boxes, outlines, mask and matrix move, whichever it has. Boxes of objects with polygons are the bounds of the
+    moved polygons. A pending picture stays pending.
+
+    Args:
+        interpolation: "fast" halves first where the picture shrinks; "linear" and "cubic" do not.
+        min_visible: see :func:`move_boxes`.
+    """
+    changes = {**moved_objects(sample, matrix, size, min_visible), "matrix": matrix @ sample["matrix"]}
+    for key, filled, how in (("image", fill, interpolation), ("mask", (MASK_FILL,), "nearest")):
+        if key in sample:
+            changes[key] = _moved(sample[key], lambda p: p.warped(matrix, size, fill=filled, interpolation=how))  # noqa: B023
+    return cast(AnySample, {**sample, **changes})
+
+
+def _moved(picture: NDArray[np.uint8] | Pending, move: Callable[[Pending], Pending]) -> NDArray[np.uint8] | Pending:
+    """A moved picture: pending where it came so."""
+    return move(picture) if isinstance(picture, Pending) else move(Pending.of(picture)).pixels()
 
 
 class ResizePad:
@@ -137,6 +158,8 @@ class ResizePad:
         fill: RGB of the canvas beyond the picture.
         interpolation: see :func:`resize_window`.
     """
+
+    lazy = True
 
     def __init__(
         self,
@@ -175,12 +198,15 @@ class ScaleJitterCrop:
         scale: lowest and highest f; (0.1, 2.0) is EfficientDet's (section 5.1, automl ``jitter_min``, ``jitter_max``).
         fill: RGB beyond the picture.
         min_visible: boxes with less of their area inside the window are dropped; 0 keeps all, as Google's code does.
-        interpolation: see :func:`resize_window`.
+        interpolation: see :func:`resize_window`. With "fast", a window that is shrunk to a half or less starts and ends
+            at multiples of 2, 4 or 8 px, so that the decoder can shrink it.
         class_ratio_cap: largest share of the crop's counted pixels that one class of the mask may hold; below 1, so
             there are at least two classes. None takes the first crop; .75 is MMSegmentation's ``cat_max_ratio``.
 
     Raises: ConfigError for values out of range, and on a sample without a mask where there is a cap.
     """
+
+    lazy = True
 
     def __init__(
         self,
@@ -189,7 +215,7 @@ class ScaleJitterCrop:
         scale: tuple[float, float] = (0.1, 2.0),
         fill: tuple[int, int, int] = MEAN_FILL,
         min_visible: float = 0.0,
-        interpolation: Interpolation = "auto",
+        interpolation: Interpolation = "fast",
         class_ratio_cap: float | None = None,
     ) -> None:
         low, high = scale
@@ -236,8 +262,9 @@ class ScaleJitterCrop:
         self, height: int, width: int, scale: float, generator: np.random.Generator
     ) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
         """A window and the (height, width) it is resized to."""
-        y0, y1, resized_y = _random_window(height, self.size[0], scale, generator)
-        x0, x1, resized_x = _random_window(width, self.size[1], scale, generator)
+        step = reduction(scale) if self.interpolation == "fast" else 1
+        y0, y1, resized_y = _random_window(height, self.size[0], scale, step, generator)
+        x0, x1, resized_x = _random_window(width, self.size[1], scale, step, generator)
         return (x0, y0, x1, y1), (resized_y, resized_x)
 
     def __repr__(self) -> str:
@@ -254,15 +281,21 @@ def largest_class_share(mask: NDArray[np.uint8]) -> float:
     return float(counts.max() / total) if total else 1.0
 
 
-def _random_window(length: int, target: int, scale: float, generator: np.random.Generator) -> tuple[int, int, int]:
+def _random_window(
+    length: int, target: int, scale: float, step: int, generator: np.random.Generator
+) -> tuple[int, int, int]:
     """Start and end of a window of whole source pixels on one axis, and the length it is resized to.
 
-    The window covers the target with up to one source pixel to spare (cut off later), so the aspect stays true even
-    where one source pixel becomes many.
+    The window covers the target with up to ``step`` source pixels to spare (cut off later), so the aspect stays true
+    even where one source pixel becomes many. It starts and ends at multiples of ``step``: of a picture of another
+    length the last pixels are left out, less than one of the result.
     """
-    covered = min(length, max(1, int(np.ceil(target / scale))))
-    start = int(generator.integers(0, length - covered + 1))
-    return start, start + covered, max(1, round(covered * scale))
+    whole = length // step
+    if whole == 0:
+        return 0, length, max(1, round(length * scale))
+    covered = min(whole, max(1, int(np.ceil(target / scale / step))))
+    start = int(generator.integers(0, whole - covered + 1)) * step
+    return start, start + covered * step, max(1, round(covered * step * scale))
 
 
 def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -280,7 +313,7 @@ def _check_fill(fill: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def _check_interpolation(name: str) -> Interpolation:
-    known = ("auto", *_FLAGS)
+    known = ("auto", "fast", *(name for name in FLAGS if name != "nearest"))
     if name not in known:
         raise ConfigError(f"interpolation must be one of {known}, got {name!r}.{did_you_mean(str(name), known)}")
     return cast(Interpolation, name)

@@ -11,13 +11,15 @@ import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, Protocol, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from effdense.data.pending import shrunk
+from effdense.data.shards import open_member, read_member
 from effdense.errors import DataError
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
@@ -96,7 +98,7 @@ def looks_complete(header: ImageHeader, tail: bytes) -> bool:
 def inspect_file(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageHeader | ImageFault:
     """Header of a file, or its fault, from a few kB; only a file without end marker is decoded to be sure."""
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             header = read_header(stream, max_pixels=max_pixels)
             if isinstance(header, ImageFault):
                 return header
@@ -110,6 +112,8 @@ def inspect_file(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageHeader | I
         return ImageFault("missing-image", "the file does not exist.")
     except OSError as error:
         return ImageFault("unreadable-image", f"the file cannot be read ({error}).")
+    except DataError as error:  # of a shard
+        return ImageFault("unreadable-image", str(error).removeprefix(f"{path}: "))
     return pixels if isinstance(pixels, ImageFault) else header
 
 
@@ -127,7 +131,12 @@ def _decode_strictly(stream: BinaryIO) -> NDArray[np.uint8] | ImageFault:
 
 
 def read_image(
-    path: str | Path, *, expected_size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+    path: str | Path,
+    *,
+    expected_size: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    data: bytes | NDArray[np.uint8] | None = None,
+    reduce: int = 1,
 ) -> NDArray[np.uint8]:
     """Read a picture as uint8 (H, W, 3) RGB, contiguous.
 
@@ -138,40 +147,118 @@ def read_image(
         path: picture file.
         expected_size: (height, width) from the annotation, if known.
         max_pixels: refuse larger pictures before decoding; Pillow's ``Image.MAX_IMAGE_PIXELS`` holds besides.
+        data: the file's bytes, or its (H, W, 3) pixels, where a store has them; ``path`` is then a name for messages.
+        reduce: 2, 4 or 8 divides each side (rounded up); a JPEG is decoded at that size (libjpeg's DCT scaling), other
+            pictures are averaged.
 
     Raises:
         DataError: missing, not a picture, cut short, or too large; names path and reason.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path.absolute()}: the file does not exist.") from None
-    except OSError as error:
-        raise DataError(f"{path.absolute()}: the file cannot be read ({error}).") from error
+    if isinstance(data, np.ndarray):
+        return data.copy() if reduce == 1 else shrunk(data, reduce)
+    data = read_bytes(path) if data is None else data
     header = read_header(io.BytesIO(data), max_pixels=max_pixels)
     if isinstance(header, ImageFault):
         raise DataError(f"{path.absolute()}: {header.reason}")
+    as_stored = header.orientation == 1 or (expected_size == header.size and expected_size != header.oriented_size)
     pixels: NDArray[np.uint8] | ImageFault | None = None
     if looks_complete(header, data[-TAIL_BYTES:]):
+        if reduce > 1 and as_stored and header.format == "JPEG":
+            pixels = _decode_fast(data, reduce)
+            if pixels is not None:
+                return pixels
         pixels = _decode_fast(data)
     if pixels is None:
         pixels = _decode_strictly(io.BytesIO(data))
     if isinstance(pixels, ImageFault):
         raise DataError(f"{path.absolute()}: {pixels.reason}")
-    if header.orientation == 1 or (expected_size == header.size and expected_size != header.oriented_size):
-        return pixels
-    return _turn(pixels, header.orientation)
+    return shrunk(pixels if as_stored else _turn(pixels, header.orientation), reduce)
 
 
-def _decode_fast(data: bytes) -> NDArray[np.uint8] | None:
+def read_bytes(path: Path) -> bytes:
+    """Content of a file, or of a member of a shard; DataError with path and reason where it cannot be read."""
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            member = read_member(path)
+            if member is None:
+                raise
+            return member
+    except FileNotFoundError:
+        raise DataError(f"{path.absolute()}: the file does not exist.") from None
+    except OSError as error:
+        raise DataError(f"{path.absolute()}: the file cannot be read ({error}).") from error
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A file, or a member of a shard, for reading. Raises: OSError, DataError."""
+    try:
+        return path.open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        member = open_member(path)
+        if member is None:
+            raise
+        return member
+
+
+_REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+
+def _decode_fast(data: bytes, reduce: int = 1) -> NDArray[np.uint8] | None:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         return None
     if image is None:
         return None
     return cast(NDArray[np.uint8], cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image))
+
+
+class PictureStore(Protocol):
+    """Where the bytes of a split's pictures come from: files, memory, a cache, shards."""
+
+    def read(self, index: int, path: Path) -> bytes | NDArray[np.uint8]:
+        """The encoded picture of record ``index``, or its decoded (H, W, 3) RGB pixels, which nobody may change."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class PictureFile:
+    """A picture to be decoded, of a size that is known before.
+
+    Attributes:
+        path: file. size: (height, width) that its annotation says. mismatch: completes "PATH: the picture is WxH but"
+            where it is of another.
+        index, store: record number, and what has its bytes; None reads the file.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    mismatch: str
+    index: int = 0
+    store: PictureStore | None = None
+
+    def read(self, reduce: int) -> NDArray[np.uint8]:
+        """The picture, each side divided by ``reduce`` and rounded up.
+
+        Raises:
+            DataError: see :func:`read_image`, or another size.
+        """
+        data = None if self.store is None else self.store.read(self.index, self.path)
+        image = read_image(self.path, expected_size=self.size, data=data, reduce=reduce)
+        expected = (-(-self.size[0] // reduce), -(-self.size[1] // reduce))
+        if image.shape[:2] != expected:
+            if reduce > 1:
+                return shrunk(self.read(1), reduce)  # which says what is wrong
+            raise DataError(f"{self.path}: the picture is {image.shape[1]}x{image.shape[0]} but {self.mismatch}")
+        return image
 
 
 def _turn(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -183,6 +270,27 @@ def _turn(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     if orientation in (3, 4, 7, 8):
         image = image[::-1]
     return np.ascontiguousarray(image)
+
+
+@dataclass(frozen=True, eq=False)
+class PictureData:
+    """A picture whose bytes are here, its pixels not yet; ``size`` is (height, width) as it is meant to be seen."""
+
+    path: Path
+    data: bytes
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, path: Path, data: bytes) -> PictureData:
+        """Read the header; DataError with path and reason where there is none."""
+        header = read_header(io.BytesIO(data))
+        if isinstance(header, ImageFault):
+            raise DataError(f"{path.absolute()}: {header.reason}")
+        return cls(path, data, header.oriented_size)
+
+    def read(self, reduce: int) -> NDArray[np.uint8]:
+        """The picture, each side divided by ``reduce`` and rounded up; DataError where it cannot be decoded."""
+        return read_image(self.path, data=self.data, reduce=reduce)
 
 
 def write_bytes_atomically(path: str | Path, content: bytes) -> None:

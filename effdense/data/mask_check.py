@@ -7,6 +7,7 @@ they mean.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -52,22 +53,44 @@ def check_masks(
     Raises:
         ConfigError: ``decode`` or ``workers`` is not usable.
     """
+    return report_looks(records, look_at_masks(records, decode=decode, workers=workers))
+
+
+def look_at_masks(
+    records: SegmentationRecords,
+    *,
+    pictures: Sequence[ImageHeader | ImageFault | None] | None = None,
+    decode: int | str = "all",
+    workers: int | None = None,
+) -> list[Look]:
+    """One look per record; arguments as of :func:`check_masks`.
+
+    Args:
+        pictures: what is known of the picture files; their faults are then no concern of the looks. None: they are
+            opened, too.
+    """
     if decode != "all" and (isinstance(decode, bool) or not isinstance(decode, int) or decode < 0):
         raise ConfigError(f"decode must be a number of masks >= 0 or 'all', got {decode!r}.")
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}.")
-    number = len(records) if decode == "all" else min(decode, len(records))
+    number = len(records) if decode == "all" else min(int(decode), len(records))
     decoded = frozenset(np.linspace(0, len(records) - 1, number).round().astype(int).tolist())
     with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
-        looks = list(pool.map(partial(_look, records, decoded), range(len(records))))
-    return report_looks(records, looks)
+        return list(pool.map(partial(_look, records, decoded, pictures), range(len(records))))
 
 
-def _look(records: SegmentationRecords, decoded: frozenset[int], index: int) -> Look:
+def _look(
+    records: SegmentationRecords,
+    decoded: frozenset[int],
+    pictures: Sequence[ImageHeader | ImageFault | None] | None,
+    index: int,
+) -> Look:
     path, mask_path = records[index]
     name = records.mask_names[index]
-    picture = inspect_file(path)
+    picture = (pictures[index] if pictures is not None else None) or inspect_file(path)
     if isinstance(picture, ImageFault):
+        if pictures is not None:
+            return Look(("reported", name))
         return Look(("unreadable-image", f"{records.image_names[index]} ({picture.reason.rstrip('.')})"))
     header = inspect_file(mask_path)
     if isinstance(header, ImageFault):

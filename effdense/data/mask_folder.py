@@ -94,10 +94,14 @@ class SegmentationRecords:
         """All mask files."""
         return [self.mask_path(index) for index in range(len(self))]
 
-    def read_mask(self, index: int) -> MaskPixels:
-        """Labels of a mask file, and the pixels that are no class. Raises: DataError where it cannot be read."""
+    def read_mask(self, index: int, data: bytes | None = None) -> MaskPixels:
+        """Labels of a mask file, and the pixels that are no class. Raises: DataError where it cannot be read.
+
+        Args:
+            data: the file's bytes where a store has them.
+        """
         segments = None if self.segments is None else self.segments.of(index)
-        return read_labels(self.mask_path(index), self.coding, segments)
+        return read_labels(self.mask_path(index), self.coding, segments, data=data)
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) px of a mask, from the head of its file.

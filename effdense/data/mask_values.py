@@ -7,6 +7,7 @@ R + 256 G + 65536 B, which is how COCO writes segment ids. Symbols: K classes, S
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from effdense.data.records import Color
+from effdense.data.shards import read_member
 from effdense.errors import DataError
 
 IGNORE = 255
@@ -114,15 +116,18 @@ class MaskPixels(NamedTuple):
     is_color: bool
 
 
-def read_labels(path: str | Path, coding: MaskCoding, segments: tuple[Any, Any] | None = None) -> MaskPixels:
+def read_labels(
+    path: str | Path, coding: MaskCoding, segments: tuple[Any, Any] | None = None, *, data: bytes | None = None
+) -> MaskPixels:
     """Read a mask file.
 
     Args:
         segments: (ids, labels) of the picture's segments: the file is a panoptic one.
+        data: the file's bytes where a store has them.
 
     Raises: DataError for a missing or broken file, and one of a kind that ``coding`` does not cover.
     """
-    with open_mask(path) as image:
+    with open_mask(path, data) as image:
         return labels_of(image, coding, segments)
 
 
@@ -153,15 +158,30 @@ class open_mask:
     Raises: DataError.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, data: bytes | None = None) -> None:
         self.path = path
+        self.data = data
 
     def __enter__(self) -> Image.Image:
         try:
-            self.image = Image.open(self.path)
+            self.image = self._open()
+        except DataError:  # of a shard
+            raise
         except Exception as error:
             raise self._named(error) from error
         return self.image
+
+    def _open(self) -> Image.Image:
+        """Of a file, of its bytes, or of a member of a shard."""
+        if self.data is not None:
+            return Image.open(io.BytesIO(self.data))
+        try:
+            return Image.open(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            member = read_member(Path(self.path))
+            if member is None:
+                raise
+            return Image.open(io.BytesIO(member))
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.image.close()
@@ -210,11 +230,15 @@ def _decode_grey(image: Image.Image) -> NDArray[np.uint8] | None:
     tiles = getattr(image, "tile", None)
     if image.format != "PNG" or not tiles or tiles[0][3] != "L" or "transparency" in image.info:
         return None
-    path = getattr(image, "filename", "")
-    if not path:
+    path, stream = getattr(image, "filename", ""), getattr(image, "fp", None)
+    if path:
+        encoded = np.fromfile(path, np.uint8)
+    elif isinstance(stream, io.BytesIO):
+        encoded = np.frombuffer(stream.getvalue(), np.uint8)
+    else:
         return None
     try:
-        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
     fits = pixels is not None and pixels.dtype == np.uint8 and pixels.shape == (image.size[1], image.size[0])

@@ -139,6 +139,17 @@ class PackedStrings:
 
 
 @dataclass(frozen=True, eq=False)
+class Origins:
+    """Where the images of a combined set came from: ``names`` of the sources, ``of`` (N,) index into them."""
+
+    names: tuple[str, ...]
+    of: NDArray[np.int32] = field(repr=False)
+
+    def __str__(self) -> str:
+        return " + ".join(self.names)
+
+
+@dataclass(frozen=True, eq=False)
 class DetectionRecords:
     """All images of a split. ``len(records)`` is N, ``records[i]`` an :class:`ImageRecord` (views: copy to edit).
 
@@ -159,10 +170,12 @@ class DetectionRecords:
     areas: NDArray[np.float32] = field(repr=False)  # (M,) px
     annotation_file: Path | None = None
     segments: PackedSegments | None = field(default=None, repr=False)  # (M,) where outlines were asked for
+    origins: Origins | None = field(default=None, repr=False)  # (N,) of combined sets
 
     def __post_init__(self) -> None:
         images, boxes = len(self.image_ids), len(self.boxes)
         lengths = [len(self.names), len(self.sizes), len(self.offsets) - 1]
+        lengths += [] if self.origins is None else [len(self.origins.of)]
         flat = [len(self.labels), len(self.is_crowd), len(self.annotation_ids), len(self.areas), int(self.offsets[-1])]
         flat += [] if self.segments is None else [len(self.segments)]
         if any(n != images for n in lengths) or any(n != boxes for n in flat):
@@ -194,6 +207,12 @@ class DetectionRecords:
         """Image file of record ``index``."""
         return self.image_dir / self.names[index]
 
+    def source_of(self, index: int) -> str:
+        """Where record ``index`` came from: the annotation file (or folder) that it was read from."""
+        if self.origins is not None:
+            return self.origins.names[int(self.origins.of[range(len(self))[index]])]
+        return str(self.annotation_file or self.image_dir)
+
     def class_counts(self) -> NDArray[np.int64]:
         """Instances per class without crowds, (K,)."""
         return np.bincount(self.labels[~self.is_crowd], minlength=len(self.class_map))
@@ -211,6 +230,7 @@ class DetectionRecords:
             self.annotation_ids,
         ]
         own += [self.areas, self.names.buffer, self.names.offsets]
+        own += [] if self.origins is None else [self.origins.of]
         return sum(a.nbytes for a in own) + (0 if self.segments is None else self.segments.nbytes)
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> DetectionRecords:
@@ -234,6 +254,7 @@ class DetectionRecords:
             areas=self.areas[rows],
             annotation_file=self.annotation_file,
             segments=None if self.segments is None else self.segments.take(rows),
+            origins=None if self.origins is None else Origins(self.origins.names, self.origins.of[chosen]),
         )
 
     @classmethod

@@ -8,28 +8,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Sized
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from effdense.errors import ConfigError
 
 
 class SampleIndex(int):
-    """A dataset index that carries the (seed, epoch) its random generator is made from; an ``int`` everywhere else."""
+    """A dataset index that carries what its random generator is made from; an ``int`` everywhere else.
+
+    Attributes: ``seed``, ``epoch``, and ``repeat``: how often this epoch has had the same index before.
+    """
 
     seed: int
     epoch: int
+    repeat: int
 
-    def __new__(cls, index: int, seed: int, epoch: int) -> SampleIndex:
+    def __new__(cls, index: int, seed: int, epoch: int, repeat: int = 0) -> SampleIndex:
         self = super().__new__(cls, index)
         self.seed = seed
         self.epoch = epoch
+        self.repeat = repeat
         return self
 
-    def __reduce__(self) -> tuple[type[SampleIndex], tuple[int, int, int]]:
-        return SampleIndex, (int(self), self.seed, self.epoch)
+    def __reduce__(self) -> tuple[type[SampleIndex], tuple[int, int, int, int]]:
+        return SampleIndex, (int(self), self.seed, self.epoch, self.repeat)
 
     def __repr__(self) -> str:
-        return f"SampleIndex({int(self)}, seed={self.seed}, epoch={self.epoch})"
+        again = f", repeat={self.repeat}" if self.repeat else ""
+        return f"SampleIndex({int(self)}, seed={self.seed}, epoch={self.epoch}{again})"
 
 
 def _check_ranks(rank: int, world_size: int) -> None:
@@ -44,23 +51,38 @@ class TrainSampler(Sampler[SampleIndex]):
     so the set of samples in a global step does not depend on how many ranks share it. The order is lengthened by its
     own start until every rank has the same count, which keeps ranks in step.
 
+    With ``counts`` some samples come more often than others: in each epoch sample i is drawn ``counts[i]`` times on
+    average, and never more or less than that rounded up or down. The length of an epoch is the sum of the counts,
+    rounded down, and the same in every epoch. Two draws of one sample differ in :class:`SampleIndex` ``repeat``.
+
     Args:
         dataset: anything with a length.
         seed: non-negative; also travels in each :class:`SampleIndex` to the sample's own random generator.
         shuffle: False gives 0, 1, 2, ... in every epoch.
         rank, world_size: this process among how many.
         start: samples of this rank to leave out of the first pass, to resume in mid-epoch; later epochs are whole.
+        counts: (len(dataset),) how often an epoch shall have each sample, as from ``balance``; None for once each.
+            Needs ``shuffle``.
     """
 
     def __init__(
-        self, dataset: Sized, *, seed: int, shuffle: bool = True, rank: int = 0, world_size: int = 1, start: int = 0
+        self,
+        dataset: Sized,
+        *,
+        seed: int,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        counts: NDArray[np.float64] | None = None,
     ) -> None:
         _check_ranks(rank, world_size)
         if len(dataset) == 0:
             raise ConfigError("A TrainSampler needs at least one sample, the data set is empty.")
         if seed < 0:
             raise ConfigError(f"seed must not be negative, got {seed}.")
-        self.size = len(dataset)
+        self.counts = None if counts is None else _checked_counts(counts, len(dataset), shuffle)
+        self.size = len(dataset) if self.counts is None else int(self.counts.sum() + 1e-6)
         self.seed = seed
         self.shuffle = shuffle
         self.rank = rank
@@ -85,13 +107,57 @@ class TrainSampler(Sampler[SampleIndex]):
 
     def __iter__(self) -> Iterator[SampleIndex]:
         self._begun = True
-        order = np.arange(self.size)
-        if self.shuffle:
-            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
-        order = np.resize(order, self.per_rank * self.world_size)
+        generator = np.random.default_rng([self.seed, self.epoch])
+        repeats = None
+        if self.counts is not None:
+            order = np.resize(_drawn(self.counts, self.size, generator), self.per_rank * self.world_size)
+            repeats = _repeats(order)
+        else:
+            order = np.arange(self.size)
+            if self.shuffle:
+                generator.shuffle(order)
+            order = np.resize(order, self.per_rank * self.world_size)
+        mine = slice(self.rank, None, self.world_size)
+        again = np.zeros(len(order), np.int64)[mine] if repeats is None else repeats[mine]
         seed, epoch = self.seed, self.epoch
-        for index in order[self.rank :: self.world_size][self.start :].tolist():
-            yield SampleIndex(index, seed, epoch)
+        for index, repeat in zip(order[mine][self.start :].tolist(), again[self.start :].tolist(), strict=True):
+            yield SampleIndex(index, seed, epoch, repeat)
+
+
+def _checked_counts(counts: NDArray[np.float64], size: int, shuffle: bool) -> NDArray[np.float64]:
+    array = np.asarray(counts, np.float64)
+    if array.shape != (size,) or not np.isfinite(array).all() or (array < 0).any() or array.sum() < 1:
+        raise ConfigError(
+            f"counts must be a number >= 0 for each of the {size} samples, at least 1 in all; got shape {array.shape}"
+            + (f", {array.min():g} to {array.max():g}." if array.size else ".")
+        )
+    if not shuffle:
+        raise ConfigError("a sampler that draws some samples more often shuffles; remove shuffle=False or the sampler.")
+    return array
+
+
+def _drawn(counts: NDArray[np.float64], size: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """A shuffled order of ``size`` draws with ``counts`` of each sample on average.
+
+    Systematic sampling: samples are laid in random order on a line, each as long as its count, and every point at a
+    common random distance behind a whole number is a draw.
+    """
+    line = generator.permutation(len(counts))
+    ends = np.floor(np.cumsum(counts[line]) + generator.random()).astype(np.int64)
+    drawn = np.repeat(line, np.diff(ends, prepend=0))
+    generator.shuffle(drawn)
+    return np.resize(drawn, size)
+
+
+def _repeats(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each place's index came before it."""
+    by_index = np.argsort(order, kind="stable")
+    values = order[by_index]
+    first = np.concatenate([[True], values[1:] != values[:-1]])
+    places = np.arange(len(order))
+    repeats = np.empty(len(order), np.int64)
+    repeats[by_index] = places - np.maximum.accumulate(np.where(first, places, 0))
+    return repeats
 
 
 class EvalSampler(Sampler[int]):

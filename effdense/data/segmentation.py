@@ -6,7 +6,7 @@ Randomness is fixed by (seed, epoch, index), as in ``dataset.py``; normalisation
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import cv2
 import numpy as np
@@ -17,10 +17,12 @@ from torch.utils.data import Dataset
 
 from effdense.data.dataset import checked_transforms, transformed
 from effdense.data.geometry import MASK_FILL, MEAN_FILL
-from effdense.data.image_io import read_image
+from effdense.data.image_io import PictureFile, PictureStore
 from effdense.data.mask_folder import SegmentationRecords
 from effdense.data.mask_values import code_color
+from effdense.data.pending import Pending, settled, stacked
 from effdense.data.records import ClassMap
+from effdense.data.rectangles import pad_to_common
 from effdense.data.staged import StagedTransforms
 from effdense.errors import DataError, ShapeError
 
@@ -67,6 +69,7 @@ class SegmentationDataset(Dataset[SegmentationSample]):
             those of the sample's epoch.
         seed: of samples asked for by plain index (as epoch 0); a :class:`SampleIndex` brings its own seed and epoch.
         training: False adds the mask at original size, ``truth``, so that evaluation decodes it once.
+        store: what holds the bytes of the pictures; None reads the files.
 
     Raises (on access):
         DataError: picture or mask is missing, unreadable, of another size than the other, or the mask holds a value
@@ -80,11 +83,13 @@ class SegmentationDataset(Dataset[SegmentationSample]):
         *,
         seed: int = 0,
         training: bool,
+        store: PictureStore | None = None,
     ) -> None:
         self.records = records
         self.transforms = checked_transforms(transforms, seed)
         self.seed = seed
         self.training = training
+        self.store = store
 
     @property
     def class_map(self) -> ClassMap:
@@ -95,14 +100,19 @@ class SegmentationDataset(Dataset[SegmentationSample]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> SegmentationSample:
-        return cast(SegmentationSample, transformed(self, index))
+        return cast(SegmentationSample, settled(transformed(self, index)))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[SegmentationSample]:
+        """Samples of a batch, which torch's loader asks for; their pictures are made by the collate function."""
+        return [cast(SegmentationSample, transformed(self, index)) for index in indices]
 
     def load_mask(self, index: int) -> NDArray[np.uint8]:
         """Truth of a picture at its original size: (H, W) uint8, 0..K-1 and 255 = ignore, whatever the file's values.
 
         Raises: DataError for a mask that cannot be read or holds other values.
         """
-        mask = self.records.read_mask(index)
+        fetch = getattr(self.store, "read_mask", None)  # caches have it
+        mask = self.records.read_mask(index, None if fetch is None else fetch(index, self.records.mask_path(index)))
         if mask.unknown:
             shown = ", ".join(
                 f"{list(code_color(value)) if mask.is_color else value}: {count} px"
@@ -123,17 +133,24 @@ class SegmentationDataset(Dataset[SegmentationSample]):
 
     def load(self, index: int) -> SegmentationSample:
         """The sample before any transform: decoded picture and mask, identity matrix."""
+        return settled(self.pending(index))
+
+    def pending(self, index: int) -> SegmentationSample:
+        """The same with a picture that is not decoded yet; the mask is."""
         record = self.records[index]
         mask = self.load_mask(index)
         size = (mask.shape[0], mask.shape[1])
-        image = read_image(record.path, expected_size=size)
-        if image.shape[:2] != size:
-            raise DataError(
-                f"{record.path}: the picture is {image.shape[1]}x{image.shape[0]} but its mask {record.mask_path.name} "
-                f"is {size[1]}x{size[0]} (width x height). Resize the mask with nearest neighbours."
-            )
+        mismatch = (
+            f"its mask {record.mask_path.name} is {size[1]}x{size[0]} (width x height). "
+            "Resize the mask with nearest neighbours."
+        )
         sample = SegmentationSample(
-            image=image, mask=mask, index=index, original_size=size, matrix=np.eye(3), path=str(record.path)
+            image=cast(Any, Pending.of(PictureFile(record.path, size, mismatch, index, self.store))),
+            mask=cast(Any, Pending.of(mask)),
+            index=index,
+            original_size=size,
+            matrix=np.eye(3),
+            path=str(record.path),
         )
         return sample if self.training else SegmentationSample(**sample, truth=mask)
 
@@ -147,7 +164,8 @@ def collate_segmentation(samples: Sequence[SegmentationSample]) -> SegmentationB
     """Stack samples; the ``collate_fn`` of segmentation loaders.
 
     Evaluation samples of different sizes are padded at the bottom and the right, with the mean colour and 255, to the
-    largest height and width; ``matrices`` stay as they are and ``input_sizes`` says where the padding begins.
+    largest height and width; ``matrices`` stay as they are and ``input_sizes`` says where the padding begins. So are
+    training samples of ``ResizeFit``.
 
     Raises:
         ShapeError: no samples, or training samples of different sizes (names the files: a ``ResizePad`` is missing).
@@ -155,6 +173,8 @@ def collate_segmentation(samples: Sequence[SegmentationSample]) -> SegmentationB
     if not samples:
         raise ShapeError("collate_segmentation needs at least one sample, got none.")
     truths = [torch.from_numpy(s["truth"]) for s in samples if "truth" in s]
+    if not truths:
+        samples = pad_to_common(samples)
     images, masks = [s["image"] for s in samples], [s["mask"] for s in samples]
     shapes = [image.shape for image in images]
     if len(set(shapes)) > 1:
@@ -166,11 +186,12 @@ def collate_segmentation(samples: Sequence[SegmentationSample]) -> SegmentationB
                 "as ResizePad."
             )
         size = (max(shape[0] for shape in shapes), max(shape[1] for shape in shapes))
-        images = [_padded(image, size, MEAN_FILL) for image in images]
-        masks = [_padded(mask, size, MASK_FILL) for mask in masks]
+        settle = [settled(s) for s in samples]
+        images = [_padded(s["image"], size, MEAN_FILL) for s in settle]
+        masks = [_padded(s["mask"], size, MASK_FILL) for s in settle]
     return SegmentationBatch(
-        inputs=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
-        masks=torch.from_numpy(np.stack(masks)),
+        inputs=torch.from_numpy(stacked(images)).permute(0, 3, 1, 2),
+        masks=torch.from_numpy(stacked(masks)),
         indices=torch.tensor([s["index"] for s in samples], dtype=torch.int64),
         original_sizes=torch.tensor([s["original_size"] for s in samples], dtype=torch.int64),
         matrices=torch.from_numpy(np.stack([s["matrix"] for s in samples]).astype(np.float64)),

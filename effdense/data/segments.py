@@ -59,6 +59,13 @@ class Segment:
         runs = coco_mask.frPyObjects([ring.ravel().tolist() for ring in rings], *size)
         return cast(NDArray[np.uint8], coco_mask.decode(coco_mask.merge(runs)))
 
+    def bounds(self, matrix: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """(4,) xyxy of the polygons moved by a matrix; None where only run lengths say what is where."""
+        if not self.polygons:
+            return None
+        points = _moved(np.concatenate(self.polygons).astype(np.float64), matrix)
+        return np.concatenate([points.min(0), points.max(0)])
+
     def to_coco(self) -> Any:
         """The ``segmentation`` of a COCO annotation: a list of flat polygons, or run lengths with text counts."""
         if self.rle is not None:
@@ -112,7 +119,7 @@ class Segment:
 
 def _moved(points: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     homogeneous = points @ matrix[:, :2].T + matrix[:, 2]
-    return cast(NDArray[np.float64], homogeneous[:, :2] / homogeneous[:, 2:])
+    return homogeneous[:, :2] / homogeneous[:, 2:]
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +202,10 @@ class ObjectMasks:
     def moved(self, matrix: NDArray[np.float64]) -> ObjectMasks:
         """The same after the frame was moved by (3, 3) ``matrix``."""
         return ObjectMasks(self.segments, matrix @ self.matrices)
+
+    def bounds(self) -> list[NDArray[np.float64] | None]:
+        """Per object (4,) xyxy px of its moved polygons, not clipped; None where there are none."""
+        return [None if s is None else s.bounds(matrix) for s, matrix in zip(self.segments, self.matrices)]
 
     def take(self, chosen: NDArray[Any]) -> ObjectMasks:
         """Those at these positions, or where a mask is True."""

@@ -19,6 +19,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 
 from effdense.engine import registry as reg
+from effdense.engine.combined_datasets import nested
 from effdense.errors import ConfigError, did_you_mean
 
 _DATALOADER_KEYS = frozenset(
@@ -31,15 +32,19 @@ _DATALOADER_KEYS = frozenset(
         "drop_last",
         "timeout",
         "shuffle",
+        "sampler",
+        "group_by_aspect",
+        "cache",
         "dataset",
     }
 )
+_TRAINING_ONLY = frozenset({"shuffle", "drop_last", "sampler"})  # others: every sample once, in order
 # Keys of sections that no `type=` describes.
 _SPLITS = ("train", "val", "test")
 _SECTIONS: dict[str, frozenset[str]] = {
     "train_dataloader": _DATALOADER_KEYS,
-    "val_dataloader": _DATALOADER_KEYS - {"shuffle", "drop_last"},  # every sample once, in order
-    "test_dataloader": _DATALOADER_KEYS - {"shuffle", "drop_last"},
+    "val_dataloader": _DATALOADER_KEYS - _TRAINING_ONLY,
+    "test_dataloader": _DATALOADER_KEYS - _TRAINING_ONLY,
     "train_cfg": frozenset({"by_epoch", "max_epochs", "val_begin", "val_interval", "dynamic_intervals"}),
     "val_cfg": frozenset(),
     "test_cfg": frozenset(),
@@ -48,7 +53,7 @@ _SECTIONS: dict[str, frozenset[str]] = {
     "env_cfg.mp_cfg": frozenset({"mp_start_method", "opencv_num_threads"}),
     "env_cfg.dist_cfg": frozenset({"backend", "timeout"}),
     "randomness": frozenset({"seed", "deterministic"}),
-    "data_check": frozenset({"enable", "decode"}),
+    "data_check": frozenset({"enable", "decode", "files"}),
     "optim_wrapper.clip_grad": frozenset(
         {"type", "max_norm", "norm_type", "clip_value", "error_if_nonfinite", "foreach"}
     ),
@@ -80,6 +85,7 @@ _SECTIONS: dict[str, frozenset[str]] = {
             "pictures",
             "early_stopping",
             "progressive",
+            "transform_stages",
         }
     ),
 }
@@ -105,6 +111,7 @@ _TYPED: dict[str, tuple[Registry, str | None]] = {
     "train_dataloader.dataset": (reg.DATASETS, None),
     "val_dataloader.dataset": (reg.DATASETS, None),
     "test_dataloader.dataset": (reg.DATASETS, None),
+    "train_dataloader.sampler": (reg.SAMPLERS, None),
     "optim_wrapper": (reg.OPTIM_WRAPPERS, "EffOptimWrapper"),
     "optim_wrapper.optimizer": (reg.OPTIMIZERS, None),
     "param_scheduler": (reg.PARAM_SCHEDULERS, None),
@@ -198,6 +205,20 @@ def check_config(cfg: Config | Mapping[str, Any], source: str = "config") -> Non
         if isinstance(dataset, Mapping):
             for where, node in _dicts(dataset.get("transforms"), f"{split}_dataloader.dataset.transforms"):
                 _check_typed(node, reg.TRANSFORMS, None, where, "transforms", source)
+            _check_nested(dataset, f"{split}_dataloader.dataset", source)
+
+
+def _check_nested(dataset: Mapping[str, Any], where: str, source: str) -> None:
+    """Data sets inside that of a split: ``dataset`` of a mapped one, ``datasets`` of a concatenated one."""
+    for place, node, more in nested(dataset, where):
+        if not isinstance(node, Mapping):
+            raise ConfigError(f"{source}: {place} must be a data set, dict(type=...), got {node!r}.")
+        if node.get("transforms"):
+            raise ConfigError(
+                f"{source}: {place}.transforms: transforms belong to the outer data set; move them there."
+            )
+        own = {key: value for key, value in node.items() if key not in more}
+        _check_typed(own, reg.DATASETS, None, place, "dataset", source)
 
 
 def _check_values(cfg: Mapping[str, Any], source: str) -> None:
@@ -211,6 +232,14 @@ def _check_values(cfg: Mapping[str, Any], source: str) -> None:
         value = _lookup(cfg, path)
         if value is not None and (type(value) is not int or value < 1):
             raise ConfigError(f"{source}: {path} must be a whole number of at least 1, got {value!r}.")
+    sampler = _lookup(cfg, "train_dataloader.sampler")
+    if sampler is not None and not isinstance(sampler, Mapping):
+        raise ConfigError(
+            f"{source}: train_dataloader.sampler must be dict(type='RepeatFactor', ...), got {sampler!r}."
+        )
+    for path in (f"{split}_dataloader.group_by_aspect" for split in _SPLITS):
+        if type(_lookup(cfg, path)) not in (bool, type(None)):
+            raise ConfigError(f"{source}: {path} must be True or False, got {_lookup(cfg, path)!r}.")
     scaling = cfg.get("auto_scale_lr") or {}
     if scaling.get("enable") and "base_batch_size" not in scaling:
         raise ConfigError(f"{source}: auto_scale_lr needs base_batch_size, the batch that the config's LR is for.")

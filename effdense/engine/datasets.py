@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -27,19 +27,29 @@ from effdense.data import (
     geometry,
     paths,
 )
+from effdense.data.affine import RandomAffine
 from effdense.data.classification import ClassificationDataset, collate_classification
+from effdense.data.copy_paste import CopyPaste
 from effdense.data.dataset import init_worker
 from effdense.data.image_file_check import check_image_files
 from effdense.data.image_folder import ClassificationRecords, read_image_folder
+from effdense.data.joined_masks import JoinedMasks
 from effdense.data.mask_check import check_masks, check_overlap
 from effdense.data.mask_folder import SegmentationRecords, read_mask_folder
+from effdense.data.mixup import MixUp
+from effdense.data.mosaic import Mosaic
+from effdense.data.quick_compare import compare_quickly
+from effdense.data.rectangles import AspectEvalSampler, AspectGroupedSampler, ResizeFit, aspect_ratios
 from effdense.data.segmentation import SegmentationDataset, collate_segmentation
 from effdense.data.shapes import shapes_root
 from effdense.data.shapes_folder import write_shapes_folder
 from effdense.engine import mask_datasets as mask_datasets  # registers its data sets
+from effdense.engine.combined_datasets import check_joined_masks, following, sampling_counts
 from effdense.engine.detection_datasets import shapes_folder, size_range
 from effdense.engine.distributed import on_main_then_all, rank_and_world
+from effdense.engine.loading import is_elsewhere, plan_of, set_worker_defaults
 from effdense.engine.registry import DATASETS, TRANSFORMS, resolve
+from effdense.engine.shard_datasets import build_shard_shuffle, is_shard_shuffle
 from effdense.errors import ConfigError, DataError
 
 for _transform in (
@@ -52,24 +62,41 @@ for _transform in (
     augment.RandAugment,
     augment.ColorJitter,
     augment.RandomErasing,
+    RandomAffine,
+    Mosaic,
+    MixUp,
+    CopyPaste,
+    ResizeFit,
 ):
     TRANSFORMS.register_module(module=_transform)
 # Transforms whose size is the config's image_size unless they say another.
-_SIZED = (geometry.ResizePad, geometry.ScaleJitterCrop, augment.RandomResizedCrop, augment.CenterCrop)
+_SIZED = (
+    geometry.ResizePad,
+    geometry.ScaleJitterCrop,
+    augment.RandomResizedCrop,
+    augment.CenterCrop,
+    RandomAffine,
+    Mosaic,
+    ResizeFit,
+)
 
-Records = DetectionRecords | ClassificationRecords | SegmentationRecords
+Records = DetectionRecords | ClassificationRecords | SegmentationRecords | JoinedMasks
 _DATASETS: dict[type, tuple[Any, Any]] = {
     DetectionRecords: (DetectionDataset, collate_detection),
     ClassificationRecords: (ClassificationDataset, collate_classification),
     SegmentationRecords: (SegmentationDataset, collate_segmentation),
+    JoinedMasks: (SegmentationDataset, collate_segmentation),
 }
 
 # What looks at the files themselves, and how many it decodes unless the config says so: of masks all, since wrong
 # values are the fault that trains on in silence.
+# Of pictures with boxes so many files are opened, spread over the split, 0.1 ms each where they are in memory.
+QUICK_FILES = 20_000
 _CHECKS: dict[type, tuple[Any, int | str]] = {
     DetectionRecords: (check_images, 0),
     ClassificationRecords: (check_image_files, 0),
     SegmentationRecords: (check_masks, "all"),
+    JoinedMasks: (check_joined_masks, "all"),
 }
 
 
@@ -161,16 +188,22 @@ class Split:
     records: Any
     report: DataReport
     loader: dict[str, Any]
+    reading: str = ""  # how pictures are read, where they are not read from files
+    sampling: str = ""  # what its sampler draws, where not every image once
 
     @property
-    def source(self) -> Path | None:
-        """Annotation file or folder that the records came from."""
+    def source(self) -> Path | str | None:
+        """Annotation file or folder that the records came from, of combined sets all of them."""
+        origins = getattr(self.records, "origins", None)
+        if origins is not None:
+            return str(origins)
         return getattr(self.records, "annotation_file", None) or getattr(self.records, "source", None)
 
     def describe(self) -> str:
         """One line for the head of a log."""
         boxes = f", {len(self.records.labels)} boxes" if isinstance(self.records, DetectionRecords) else ""
-        return f"{self.name}: {len(self.records)} images{boxes}, {self.source}"
+        more = "".join(f"; {text}" for text in (self.reading, self.sampling) if text)
+        return f"{self.name}: {len(self.records)} images{boxes}, {self.source}{more}"
 
     @property
     def collate(self) -> Any:
@@ -188,7 +221,7 @@ def build_transforms(configs: Sequence[Mapping[str, Any]], image_size: int | Seq
         target = resolve(TRANSFORMS, name, f"{where}.{i}")
         if target in _SIZED:
             options.setdefault("size", size)
-        for key in ("size", "scale", "fill", "ratio"):
+        for key in ("size", "scale", "fill", "ratio", "center"):
             if isinstance(options.get(key), list):
                 options[key] = tuple(options[key])
         try:
@@ -208,6 +241,8 @@ def build_split(cfg: Mapping[str, Any], name: str, *, seed: int, class_map: Clas
         raise ConfigError(f"the config has no {name}_dataloader section.")
     loader = dict(section)
     dataset = dict(loader.pop("dataset"))
+    if name != "train":
+        dataset = following(dataset, (cfg.get("train_dataloader") or {}).get("dataset"))
     where = f"{name}_dataloader.dataset"
     reader = resolve(DATASETS, dataset.pop("type"), where)
     transforms = build_transforms(dataset.get("transforms", ()), cfg["image_size"], f"{where}.transforms")
@@ -216,20 +251,36 @@ def build_split(cfg: Mapping[str, Any], name: str, *, seed: int, class_map: Clas
     records, report = reader(**dataset, class_map=class_map, training=training)
     _raise_errors(name, report)
     check = dict(cfg.get("data_check") or {})
-    if check.get("enable", True):
+    if check.get("enable", True) and not is_elsewhere(records):
         checker, usual = _CHECKS[type(records)]
-        decode = usual if check.get("decode") is None else check["decode"]
-        report = report.merge(on_main_then_all(lambda: checker(records, decode=decode)))
+        looked = {"decode": usual if check.get("decode") is None else check["decode"]}
+        if isinstance(records, DetectionRecords):
+            looked["count"] = QUICK_FILES
+        if isinstance(records, (DetectionRecords, ClassificationRecords)) and check.get("files") is not None:
+            looked["count"] = check["files"]
+        report = report.merge(on_main_then_all(lambda: checker(records, **looked)))
         _raise_errors(name, report)
-    samples = _DATASETS[type(records)][0](records, transforms, seed=seed, training=training)
+    for transform in transforms:
+        if hasattr(transform, "check_records"):
+            transform.check_records(records)
+    plan = plan_of(records, loader.pop("cache", None), name)
+    store = None if plan is None else plan.store
+    samples = _DATASETS[type(records)][0](records, transforms, seed=seed, training=training, store=store)
     samples.metainfo = {"classes": records.class_map.names}  # read by mmengine's loops
-    return Split(name, samples, records, report, loader)
+    report = report if plan is None else report.merge(plan.report)
+    return Split(name, samples, records, report, loader, "" if plan is None else plan.text)
 
 
 def compare_splits(train: Split, val: Split) -> None:
-    """Add to ``val.report`` what is wrong between the two: pictures that both hold."""
-    if isinstance(train.records, SegmentationRecords) and isinstance(val.records, SegmentationRecords):
-        val.report = val.report.merge(check_overlap(train.records, val.records))
+    """Add to ``val.report`` what is wrong between the two: pictures that both hold, classes that only one has.
+
+    Warnings only: no finding about leakage stops a run.
+    """
+    masks = (SegmentationRecords, JoinedMasks)
+    if isinstance(train.records, masks) and isinstance(val.records, masks):
+        val.report = val.report.merge(check_overlap(cast(Any, train.records), cast(Any, val.records)))
+    elif not is_elsewhere(train.records) and not is_elsewhere(val.records):
+        val.report = val.report.merge(on_main_then_all(lambda: compare_quickly(train.records, val.records)))
 
 
 def _raise_errors(name: str, report: DataReport) -> None:
@@ -250,24 +301,39 @@ def build_loader(split: Split, *, seed: int, training: bool) -> DataLoader[Any]:
     rank, world = rank_and_world()
     options = dict(split.loader)
     batch_size = options.pop("batch_size", 1)
-    shuffle = options.pop("shuffle", True)
-    workers = options.get("num_workers", 0)
-    if workers == 0:
-        for key in ("persistent_workers", "prefetch_factor", "timeout"):
-            options.pop(key, None)
+    shuffle, sampling = options.pop("shuffle", True), options.pop("sampler", None)
+    aspects = aspect_ratios(split.records) if options.pop("group_by_aspect", False) else None
+    set_worker_defaults(options, split.dataset)
     sampler: Any
     if training:
-        sampler = TrainSampler(split.dataset, seed=seed, shuffle=shuffle, rank=rank, world_size=world)
+        counts = None
+        if sampling is not None:
+            if not shuffle:
+                raise ConfigError("train_dataloader: a sampler shuffles; remove shuffle=False or the sampler.")
+            if not is_shard_shuffle(sampling):
+                counts = sampling_counts(sampling, split.records, "train_dataloader.sampler")
+        if sampling is not None and counts is None:
+            sampler = build_shard_shuffle(sampling, split.dataset, seed=seed, rank=rank, world_size=world)
+        else:
+            sampler = TrainSampler(
+                split.dataset, seed=seed, shuffle=shuffle, rank=rank, world_size=world, counts=counts
+            )
+        if counts is not None:
+            drawn = f"{sampler.size} samples an epoch, an image {counts.min():.3g} to {counts.max():.3g} times"
+            split.sampling = f"{sampling['type']}: {drawn}"
         if len(sampler) < batch_size and options.get("drop_last", True):
             raise ConfigError(
                 f"train_dataloader.batch_size {batch_size} exceeds the {len(sampler)} training images per process; "
                 "lower it (or set train_dataloader.drop_last=False)."
             )
         options.setdefault("drop_last", True)
+        if aspects is not None:
+            sampler = AspectGroupedSampler(sampler, aspects, batch_size, seed=seed)
     else:
         sampler = EvalSampler(len(split.dataset), batch_size, rank=rank, world_size=world)
+        if aspects is not None:
+            sampler = AspectEvalSampler(aspects, batch_size, rank=rank, world_size=world)
         options["drop_last"] = False
-    options.setdefault("pin_memory", torch.cuda.is_available())
     try:
         return DataLoader(
             split.dataset,

@@ -29,6 +29,8 @@ MODELS = _child(mm.MODELS, "models")
 MODEL_WRAPPERS = _child(mm.MODEL_WRAPPERS, "distributed")
 DATASETS = _child(mm.DATASETS, "datasets")
 TRANSFORMS = _child(mm.TRANSFORMS, "datasets")
+# Ours alone: mmengine's samplers know nothing of SampleIndex.
+SAMPLERS = Registry("effdense sampler", scope=SCOPE, locations=["effdense.engine.datasets"])
 METRICS = _child(mm.METRICS, "metrics", "segmentation_metric")
 HOOKS = _child(mm.HOOKS, "hooks")
 LOOPS = _child(mm.LOOPS)

@@ -15,14 +15,18 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 
 from effdense.data import ClassMap, DetectionRecords
-from effdense.data.geometry import ResizePad
+from effdense.data.geometry import ResizePad, check_size
 from effdense.data.image_folder import ClassificationRecords
+from effdense.data.joined_masks import JoinedMasks
 from effdense.data.mask_folder import SegmentationRecords
+from effdense.data.rectangles import ResizeFit
 from effdense.engine import checkpoint as files
 from effdense.engine import datasets
+from effdense.engine.combined_datasets import is_combined
 from effdense.engine.config import load_config
 from effdense.engine.distributed import infer_launcher, init_distributed, rank_and_world
 from effdense.engine.early import RunPlan, build_hooks, check_run
+from effdense.engine.hooks.multi_scale import multi_scale_hooks
 from effdense.engine.memory import keep_freed_memory
 from effdense.engine.models import NetworkModel
 from effdense.engine.models.segmentation import SegmentationModel
@@ -35,10 +39,10 @@ from effdense.models.weights.load import read_checkpoint
 
 _RUN_NUMBERS = itertools.count(1)
 _METRICS = {"detection": "CocoMetric", "classification": "TopKMetric", "segmentation": "SegmentationMetric"}
-_RECORDS: dict[str, type] = {
-    "detection": DetectionRecords,
-    "classification": ClassificationRecords,
-    "segmentation": SegmentationRecords,
+_RECORDS: dict[str, tuple[type, ...]] = {
+    "detection": (DetectionRecords,),
+    "classification": (ClassificationRecords,),
+    "segmentation": (SegmentationRecords, JoinedMasks),
 }
 
 
@@ -153,7 +157,7 @@ def test(
         cfg.train_dataloader = {**cfg.val_dataloader, "dataset": cfg.train_dataloader["dataset"]}
     if inference:
         _look_differently(cfg, name, inference)
-    chosen = datasets.build_split(cfg, name, seed=seed, class_map=_classes_trained(checkpoint, _task(cfg)))
+    chosen = datasets.build_split(cfg, name, seed=seed, class_map=_classes_trained(checkpoint, cfg))
     chosen.dataset.training = False
     cfg.model["num_classes"] = datasets.check_class_count(
         cfg.model.get("num_classes"), chosen.records.class_map, chosen.source, task=_task(cfg)
@@ -168,6 +172,8 @@ def test(
     evaluator = _evaluator(cfg, name, chosen)
     if out is not None:
         evaluator.dump = out
+    if hasattr(evaluator, "report") and evaluator.report is None:
+        evaluator.report = str(Path(cfg.work_dir) / "scores.json")
     runner = _runner(
         cfg,
         launcher,
@@ -199,16 +205,22 @@ def _prepare(config: str | os.PathLike[str], options: Mapping[str, Any] | None, 
     return cfg, launcher
 
 
-def _classes_trained(checkpoint: str, task: str) -> ClassMap | None:
-    """Classes of a classifier of ours: a split need not hold pictures of each of them to be scored.
+def _classes_trained(checkpoint: str, cfg: Config) -> ClassMap | None:
+    """Classes of a classifier of ours: a split need not hold pictures of each of them to be scored; and of any model
+    trained on a combined set, whose classes are those of all its parts.
 
-    Annotation and class files of the other tasks list their classes whatever a split holds.
+    Other annotation and class files list their classes whatever a split holds.
     """
+    task, combined = _task(cfg), is_combined((cfg.get("train_dataloader") or {}).get("dataset"))
     content = read_checkpoint(checkpoint)
     meta = content.get("meta") if isinstance(content, Mapping) else None
-    if task != "classification" or not isinstance(meta, Mapping) or meta.get("task") != task or "classes" not in meta:
+    if not isinstance(meta, Mapping) or meta.get("task") != task or "classes" not in meta:
         return None
-    return ClassMap(tuple(meta["classes"]), tuple(range(len(meta["classes"]))))
+    if task != "classification" and not combined:
+        return None
+    return ClassMap(
+        tuple(meta["classes"]), tuple(meta.get("category_ids") or range(len(meta["classes"]))), meta.get("palette")
+    )
 
 
 def _work_dir(cfg: Config, config: str | os.PathLike[str], work_dir: str | None) -> str:
@@ -226,7 +238,7 @@ def _evaluator(cfg: Config, name: str, split: datasets.Split) -> Any:
     if not isinstance(split.records, _RECORDS[task]):
         raise ConfigError(
             f"{name}_dataloader.dataset gives {type(split.records).__name__}, a {task} model needs "
-            f"{_RECORDS[task].__name__}; choose a dataset of its task."
+            f"{_RECORDS[task][0].__name__}; choose a dataset of its task."
         )
     metric.bind_dataset(split.dataset)
     return metric
@@ -252,6 +264,7 @@ def _runner(cfg: Config, launcher: str, seed: int, class_map: Any, *, is_trainin
         dataset, epochs = parts["train_dataloader"].dataset, cfg.train_cfg.max_epochs
         plan = RunPlan(model, dataset, epochs, parts["val_evaluator"].names())
         check_run(plan, [*hooks.values(), *more_hooks], parts["optim_wrapper"])
+        more_hooks += multi_scale_hooks(model, seed)
     parts["val_evaluator"] = Evaluator(parts["val_evaluator"])
     metadata: dict[str, Any] = {
         "task": model.task,
@@ -269,7 +282,7 @@ def _runner(cfg: Config, launcher: str, seed: int, class_map: Any, *, is_trainin
         metadata["crop_fraction"] = float(crop[-1].get("crop_fraction", 0.875))
     if isinstance(model, SegmentationModel):
         transforms = parts["val_dataloader"].dataset.transforms
-        letterboxes = [t.size for t in transforms if isinstance(t, ResizePad)]
+        letterboxes = [check_size(t.size) for t in transforms if isinstance(t, (ResizePad, ResizeFit))]
         _check_windows(model, letterboxes)
         metadata["inference"] = model.inference.to_dict()
         metadata["letterbox"] = list(letterboxes[-1]) if letterboxes else None
@@ -313,7 +326,8 @@ def _look_differently(cfg: Config, name: str, inference: Mapping[str, Any]) -> N
     cfg.model["inference"] = changed.to_dict()
     dataset = (cfg.get(f"{name}_dataloader") or {}).get("dataset")
     if inference.get("mode") == "slide" and dataset is not None:
-        dataset["transforms"] = [t for t in dataset.get("transforms") or () if t.get("type") != "ResizePad"]
+        letterboxes = ("ResizePad", "ResizeFit")
+        dataset["transforms"] = [t for t in dataset.get("transforms") or () if t.get("type") not in letterboxes]
 
 
 def _check_windows(model: SegmentationModel, letterboxes: Sequence[tuple[int, int]]) -> None:

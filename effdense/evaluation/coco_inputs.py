@@ -1,177 +1,113 @@
-"""What a COCO evaluation takes, checked: ground truth in a renumbered copy, detections as plain result dicts.
+"""What a COCO evaluation takes, checked and turned into columns: detections here, ground truth in ``coco_truth``.
 
-Every refusal names the place, what came, what was expected and what to do, with the first few offenders.
+Whole columns are converted at once; entries are looked at one by one only to name the one that does not fit. Every
+refusal names the place, what came, what was expected and what to do, with the first few offenders.
 """
 
 from __future__ import annotations
 
 import json
 import operator
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from effdense.errors import DataError
+from effdense.evaluation.columns import Found, Truth
 
-_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """A checked copy of an annotation file.
-
-    Attributes:
-        name: what to call it in messages.
-        images: all images of the file.
-        categories: sorted by id.
-        annotations: ids 1..n in file order; ``iscrowd`` and ``area`` always present.
-        image_ids: the images to score, sorted.
-    """
-
-    name: str
-    images: list[dict[str, Any]]
-    categories: list[dict[str, Any]]
-    annotations: list[dict[str, Any]]
-    image_ids: list[int]
-    evaluated: frozenset[int]
+SHOWN = 5
 
 
-def read_ground_truth(
-    source: str | Path | Mapping[str, Any], iou_type: str, image_ids: Sequence[int] | np.ndarray | None
-) -> GroundTruth:
-    """Check an annotation file and copy what the evaluation needs.
-
-    Raises:
-        DataError: not JSON, missing keys, duplicate categories, annotations that name unknown images or categories,
-            boxes that are not four finite numbers, or unknown ``image_ids``.
-    """
-    name, content = _load(source)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list):
-            raise DataError(f"{name}: key {key!r} is missing or not a list; expected a COCO annotation file.")
-        strangers = [index for index, item in enumerate(content[key]) if not isinstance(item, Mapping)]
-        if strangers:
-            raise DataError(f"{name}: {key}[{strangers[0]}] is {content[key][strangers[0]]!r}; expected an object.")
-    images = [
-        {**image, "id": _index(image.get("id"), f"{name}: images[{i}]['id']")}
-        for i, image in enumerate(content["images"])
-    ]
-    categories = _categories(name, content)
-    known_images = frozenset(image["id"] for image in images)
-    if not known_images or not categories:
-        raise DataError(f"{name}: no {'images' if not known_images else 'categories'}; there is nothing to evaluate.")
-    annotations = _annotations(name, content, iou_type)
-    _require_known(f"{name}: annotations", "image_id", [a["image_id"] for a in annotations], known_images, "")
-    _require_known(
-        f"{name}: annotations",
-        "category_id",
-        [a["category_id"] for a in annotations],
-        {c["id"] for c in categories},
-        "",
-    )
-    chosen = known_images
-    if image_ids is not None:
-        wanted = [_index(value, f"image_ids[{i}]") for i, value in enumerate(image_ids)]
-        if not wanted:
-            raise DataError("evaluate_coco: image_ids is empty; pass None to evaluate all images.")
-        _require_known("image_ids", "image_id", wanted, known_images, f" The annotation file is {name}.")
-        chosen = frozenset(wanted)
-    return GroundTruth(name, images, categories, annotations, sorted(chosen), chosen)
-
-
-def read_detections(
-    detections: Sequence[Mapping[str, Any]] | np.ndarray, truth: GroundTruth, iou_type: str
-) -> list[dict[str, Any]]:
-    """Check detections and turn them into COCO results on the images to score, ids 1..n.
-
-    Raises:
-        DataError: a missing key, an array that is not (n, 7), numbers that are not finite, or unknown ids.
-    """
-    if isinstance(detections, np.ndarray):
-        results = _from_array(detections, iou_type)
+def read_found(
+    detections: Found | Sequence[Mapping[str, Any]] | NDArray[Any] | str | Path, *, masks: bool = False
+) -> Found:
+    """Detections as columns; see :meth:`Found.of`."""
+    if isinstance(detections, (str, Path)):
+        detections = _load_results(Path(detections))
+    if isinstance(detections, Found):
+        found = detections
+        lengths = {name: len(getattr(found, name)) for name in ("image", "category", "xywh", "score")}
+        if len(set(lengths.values())) > 1 or found.xywh.shape != (len(found), 4):
+            raise DataError(f"detections: the columns disagree: {lengths}, xywh {found.xywh.shape}; expected (n, 4).")
+        if masks and found.rle is None:
+            raise DataError("detections: 'segm' needs run lengths, Found.rle is None; pass one per detection.")
+    elif isinstance(detections, np.ndarray):
+        found = _from_array(detections, masks)
+    elif isinstance(detections, Mapping) or not isinstance(detections, Sequence) or isinstance(detections, str):
+        raise DataError(
+            f"detections are a {type(detections).__name__}; expected a list of COCO result dicts, an (n, 7) array, "
+            "Found columns, or the path of a result JSON."
+        )
     else:
-        results = [_from_dict(index, detection, iou_type) for index, detection in enumerate(detections)]
-    _require_finite("score", [result["score"] for result in results])
-    _require_finite("bbox", [result["bbox"] for result in results if "bbox" in result])
-    known_images = {image["id"] for image in truth.images}
-    _require_known(
-        "detections",
-        "image_id",
-        [r["image_id"] for r in results],
-        known_images,
-        f" The annotation file is {truth.name}.",
-    )
-    names = ", ".join(f"{category['id']} {category['name']}" for category in truth.categories[:_SHOWN])
-    more = ", ..." if len(truth.categories) > _SHOWN else ""
+        found = _from_dicts(detections, masks)
+    _require_finite("score", found.score)
+    _require_finite("bbox", found.xywh)
+    return found
+
+
+def check_known(found: Found, truth: Truth) -> None:
+    """Raise DataError unless all ids of ``found`` are in ``truth``: others would score 0 in silence."""
+    require_known("detections", "image_id", found.image, truth.image_ids, f" The annotation file is {truth.name}.")
+    pairs = list(zip(truth.category_ids.tolist(), truth.class_names, strict=True))
+    names = ", ".join(f"{number} {name}" for number, name in pairs[:SHOWN]) + (", ..." if len(pairs) > SHOWN else "")
     hint = (
-        f" {truth.name} has {len(truth.categories)}: {names}{more}. Detections carry its category ids, "
+        f" {truth.name} has {len(pairs)}: {names}. Detections carry its category ids, "
         "not labels 0..K-1; map label to id first (ClassMap.category_ids[label])."
     )
-    _require_known(
-        "detections", "category_id", [r["category_id"] for r in results], {c["id"] for c in truth.categories}, hint
-    )
-    results = [result for result in results if result["image_id"] in truth.evaluated]
-    for number, result in enumerate(results, start=1):
-        result["id"] = number
-    return results
+    require_known("detections", "category_id", found.category, truth.category_ids, hint)
 
 
-def _load(source: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    if isinstance(source, Mapping):
-        return "ground truth", source
-    path = Path(source)
+def require_known(where: str, key: str, values: NDArray[np.int64], known: NDArray[np.int64], hint: str) -> None:
+    """Raise DataError where ``values`` are not all in the ascending ``known``."""
+    at = np.searchsorted(known, values)
+    strange = np.ones(len(values), bool) if not len(known) else known[np.minimum(at, len(known) - 1)] != values
+    if strange.any():
+        raise DataError(
+            f"{where}: {int(strange.sum())} of {len(values)} have {key} values that the ground truth does not know: "
+            f"{first(np.unique(values[strange]).tolist())}.{hint}"
+        )
+
+
+def id_column(items: Sequence[Mapping[str, Any]], key: str, where: str) -> NDArray[np.int64]:
+    """``item[key]`` of all as int64; ids as text or fractions would match nothing and are refused by name."""
+    values = [item.get(key) for item in items]
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"No annotation file at {path.absolute()}; expected a COCO annotation JSON.") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path.absolute()} cannot be read as COCO annotation JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path.absolute()} holds a JSON {type(content).__name__}; expected an object with images, ...")
-    return str(path), content
+        column = np.array(values)
+    except (ValueError, TypeError, RuntimeError):
+        column = np.zeros(0, object)
+    if column.shape == (len(values),) and column.dtype.kind == "i":
+        return column.astype(np.int64)
+    return np.array([index(value, f"{where}[{i}]['{key}']") for i, value in enumerate(values)], np.int64)
 
 
-def _categories(name: str, content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    categories = []
-    for index, category in enumerate(content["categories"]):
-        identity = _index(category.get("id"), f"{name}: categories[{index}]['id']")
-        categories.append({"id": identity, "name": str(category.get("name", identity))})
-    for key in ("id", "name"):
-        repeated = [value for value, count in Counter(c[key] for c in categories).items() if count > 1]
-        if repeated:
-            raise DataError(f"{name}: categories share the {key} {_first(repeated)}; each must have its own.")
-    return sorted(categories, key=operator.itemgetter("id"))
+def index(value: Any, place: str) -> int:
+    """A whole number of 64 bits (int, numpy or 0-d tensor)."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise DataError(f"{place} is {value!r}; expected a whole number.") from None
+    if not -(2**63) <= number < 2**63:
+        raise DataError(f"{place} is {value!r}; expected a whole number of at most 64 bits.")
+    return number
 
 
-def _annotations(name: str, content: Mapping[str, Any], iou_type: str) -> list[dict[str, Any]]:
-    annotations = []
-    for index, source in enumerate(content["annotations"]):
-        place = f"{name}: annotations[{index}]"
-        annotation: dict[str, Any] = {
-            "id": index + 1,
-            "image_id": _index(source.get("image_id"), f"{place}['image_id']"),
-            "category_id": _index(source.get("category_id"), f"{place}['category_id']"),
-            "iscrowd": int(source.get("iscrowd") or 0),
-        }
-        box, area = source.get("bbox"), source.get("area")
-        if box is not None or iou_type == "bbox":
-            annotation["bbox"] = _box(box, f"{place} (id {source.get('id')})")
-            if not np.isfinite(annotation["bbox"]).all():
-                raise DataError(f"{place} (id {source.get('id')}): bbox is {box}; every number must be finite.")
-        if iou_type == "segm":
-            if "segmentation" not in source or area is None:
-                raise DataError(
-                    f"{place}: 'segmentation' and 'area' are needed to compare masks; at least one is missing."
-                )
-            annotation["segmentation"] = source["segmentation"]
-        if area is None:
-            area = annotation["bbox"][2] * annotation["bbox"][3]
-        annotations.append({**annotation, "area": area})
-    return annotations
+def box_column(values: Sequence[Any], place: Any) -> NDArray[np.float64]:
+    """(n, 4) float64; ``place(i)`` names an entry that is not four numbers."""
+    try:
+        column = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError):
+        column = np.zeros(0)
+    if column.shape == (len(values), 4):
+        return column
+    return np.array([_box(value, place(i)) for i, value in enumerate(values)], np.float64).reshape(-1, 4)
+
+
+def first(values: Sequence[Any]) -> str:
+    """The first few, for a message."""
+    return ", ".join(repr(value) for value in values[:SHOWN]) + (", ..." if len(values) > SHOWN else "")
 
 
 def _box(value: Any, place: str) -> list[float]:
@@ -184,89 +120,85 @@ def _box(value: Any, place: str) -> list[float]:
     return box
 
 
-def _from_array(detections: np.ndarray, iou_type: str) -> list[dict[str, Any]]:
-    if iou_type != "bbox":
+def _load_results(path: Path) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"No result file at {path.absolute()}; expected a COCO result JSON.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path.absolute()} cannot be read as COCO result JSON: {error}") from error
+    if not isinstance(content, list):
+        raise DataError(
+            f"{path.absolute()} holds a JSON {type(content).__name__}; expected a list of results "
+            "(image_id, category_id, bbox, score), as tools/test.py --out writes it."
+        )
+    return content
+
+
+def _from_array(detections: NDArray[Any], masks: bool) -> Found:
+    if masks:
         raise DataError("detections: an array holds boxes only; pass dicts with 'segmentation' to compare masks.")
     if detections.ndim != 2 or detections.shape[1] != 7:
         raise DataError(
             f"detections: the array has shape {detections.shape}; "
             "expected (n, 7): image_id, x, y, w, h, score, category_id."
         )
-    ids = detections[:, [0, 6]].astype(np.float64)
+    try:
+        rows = detections.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"detections: the array holds {detections.dtype}, not numbers: {error}") from None
+    ids = rows[:, [0, 6]]
     wrong = np.flatnonzero((~np.isfinite(ids) | (ids != np.round(ids))).any(axis=1))
     if wrong.size:
         raise DataError(
-            f"detections: ids of {wrong.size} rows are not whole numbers, first rows {_first(wrong.tolist())}."
+            f"detections: ids of {wrong.size} rows are not whole numbers, first rows {first(wrong.tolist())}."
         )
-    rows = detections.astype(np.float64).tolist()
-    return [
-        {
-            "image_id": int(row[0]),
-            "category_id": int(row[6]),
-            "bbox": row[1:5],
-            "score": row[5],
-            "area": row[3] * row[4],
-            "iscrowd": 0,
-        }
-        for row in rows
-    ]
+    whole = ids.astype(np.int64)
+    return Found(image=whole[:, 0], category=whole[:, 1], xywh=rows[:, 1:5].copy(), score=rows[:, 5].copy())
 
 
-def _from_dict(index: int, detection: Mapping[str, Any], iou_type: str) -> dict[str, Any]:
-    place = f"detections[{index}]"
-    shape_key = "bbox" if iou_type == "bbox" else "segmentation"
-    missing = [key for key in ("image_id", "category_id", "score", shape_key) if key not in detection]
-    if missing:
-        raise DataError(f"{place}: key {missing[0]!r} is missing; it has {sorted(detection)}.")
-    result: dict[str, Any] = {
-        "image_id": _index(detection["image_id"], f"{place}['image_id']"),
-        "category_id": _index(detection["category_id"], f"{place}['category_id']"),
-        "score": float(detection["score"]),
-        "iscrowd": 0,
-    }
-    if iou_type == "bbox":
-        result["bbox"] = _box(detection["bbox"], place)
-        result["area"] = result["bbox"][2] * result["bbox"][3]
-        return result
+def _from_dicts(detections: Sequence[Mapping[str, Any]], masks: bool) -> Found:
+    shape_key = "segmentation" if masks else "bbox"
+    for i, detection in enumerate(detections):
+        if not isinstance(detection, Mapping):
+            raise DataError(f"detections[{i}] is {detection!r}; expected a COCO result dict.")
+        for key in ("image_id", "category_id", "score", shape_key):
+            if key not in detection:
+                raise DataError(f"detections[{i}]: key {key!r} is missing; it has {sorted(detection)}.")
+    image = id_column(detections, "image_id", "detections")
+    category = id_column(detections, "category_id", "detections")
+    try:
+        score = np.array([detection["score"] for detection in detections], np.float64).reshape(len(detections))
+    except (TypeError, ValueError, RuntimeError):
+        score = np.array([_score(d["score"], f"detections[{i}]") for i, d in enumerate(detections)], np.float64)
+    if not masks:
+        boxes = box_column([detection["bbox"] for detection in detections], lambda i: f"detections[{i}]")
+        return Found(image, category, boxes, score)
     from pycocotools import mask
 
-    rle = detection["segmentation"]
-    if not isinstance(rle, Mapping) or not isinstance(rle.get("counts"), str | bytes):
-        raise DataError(
-            f"{place}: segmentation is a {type(rle).__name__}; expected compressed RLE (pycocotools.mask.encode)."
-        )
-    result["segmentation"] = rle
-    result["area"] = float(mask.area(rle))
-    return result
+    rle = [detection["segmentation"] for detection in detections]
+    for i, runs in enumerate(rle):
+        if not isinstance(runs, Mapping) or not isinstance(runs.get("counts"), (str, bytes)):
+            raise DataError(
+                f"detections[{i}]: segmentation is a {type(runs).__name__}; expected compressed RLE "
+                "(pycocotools.mask.encode)."
+            )
+    boxes = np.asarray(mask.toBbox(rle), np.float64).reshape(-1, 4) if rle else np.zeros((0, 4))
+    return Found(image, category, boxes, score, rle)
 
 
-def _index(value: Any, place: str) -> int:
-    """A whole number (int, numpy or 0-d tensor); ids as text or fractions would match nothing."""
+def _score(value: Any, place: str) -> float:
     try:
-        return operator.index(value)
-    except TypeError:
-        raise DataError(f"{place} is {value!r}; expected a whole number.") from None
+        return float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"{place}: score is {value!r}; expected a number.") from None
 
 
-def _require_finite(what: str, numbers: Sequence[Any]) -> None:
-    finite = np.isfinite(np.asarray(numbers, dtype=np.float64))
+def _require_finite(what: str, numbers: NDArray[np.float64]) -> None:
+    finite = np.isfinite(numbers)
     wrong = np.flatnonzero(~(finite if finite.ndim == 1 else finite.all(axis=1)))
     if wrong.size:
         raise DataError(
             f"detections: {what} is NaN or infinite in {wrong.size} of {len(numbers)}, first at index "
-            f"{_first(wrong.tolist())}; the model has diverged or its half-precision output overflowed."
+            f"{first(wrong.tolist())}; the model has diverged or its half-precision output overflowed."
         )
-
-
-def _require_known(where: str, key: str, found: Sequence[int], known: Iterable[int], hint: str) -> None:
-    known = set(known)
-    strangers = [value for value in found if value not in known]
-    if strangers:
-        raise DataError(
-            f"{where}: {len(strangers)} of {len(found)} have {key} values that the ground truth does not know: "
-            f"{_first(sorted(set(strangers)))}.{hint}"
-        )
-
-
-def _first(values: Sequence[Any]) -> str:
-    return ", ".join(repr(value) for value in values[:_SHOWN]) + (", ..." if len(values) > _SHOWN else "")

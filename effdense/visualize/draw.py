@@ -45,27 +45,54 @@ def draw_boxes(
     Raises:
         ShapeError: the image, or the lengths of boxes, labels and scores, do not fit; a box is not finite.
     """
-    canvas = require_image(image, "draw_boxes").copy()
     box_array, label_array, score_array = _checked(boxes, labels, scores)
+    texts = []
+    for index, label in enumerate(label_array.tolist()):
+        text = class_names[label] if class_names is not None and 0 <= label < len(class_names) else str(label)
+        texts.append(text if score_array is None else f"{text} {score_array[index]:.2f}")
+    order = np.arange(len(box_array)) if score_array is None else np.argsort(score_array, kind="stable")
+    colors = [class_color(int(label)) for label in label_array]
+    require_image(image, "draw_boxes")
+    return draw_marks(
+        image, box_array[order], [texts[i] for i in order], [colors[i] for i in order],
+        line_width=line_width, text_scale=text_scale,
+    )  # fmt: skip
+
+
+def draw_marks(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    texts: Sequence[str],
+    colors: Sequence[Color],
+    *,
+    line_width: int | None = None,
+    text_scale: float | None = None,
+) -> np.ndarray:
+    """Draw boxes with any text and colour on a copy of an image; the last is drawn on top and chooses its place first.
+
+    Args: boxes: (M, 4) xyxy px, finite. texts, colors: M each; an empty text draws no label. Others as `draw_boxes`.
+
+    Returns: uint8 (H, W, 3) RGB, a new array.
+    Raises: ShapeError: the image is none.
+    """
+    canvas = require_image(image, "draw_marks").copy()
     side = math.sqrt(canvas.shape[0] * canvas.shape[1])
     line_width = max(1, round(side / 300)) if line_width is None else line_width
     text_scale = min(max(side / 1100, 0.38), 1.5) if text_scale is None else text_scale
-    order = np.arange(len(box_array)) if score_array is None else np.argsort(score_array, kind="stable")
-    rects = _pixels(box_array, canvas.shape[0], canvas.shape[1])
-    for index in order:
-        _outline(canvas, rects[index], class_color(int(label_array[index])), line_width)
+    rects = _pixels(np.asarray(boxes, np.float64).reshape(-1, 4), canvas.shape[0], canvas.shape[1])
+    for rect, color in zip(rects, colors, strict=True):
+        _outline(canvas, rect, color, line_width)
     if text_scale <= 0:
         return canvas
     taken: list[Rect] = []
     places: list[tuple[Rect, str, Color]] = []
-    for index in order[::-1]:  # the best score chooses its place first and is drawn last
-        label = int(label_array[index])
-        text = class_names[label] if class_names is not None and 0 <= label < len(class_names) else str(label)
-        text = text if score_array is None else f"{text} {score_array[index]:.2f}"
-        text = shorten(text, text_scale, canvas.shape[1] - 2 * _padding(text_scale))
+    for index in range(len(rects) - 1, -1, -1):
+        if not texts[index]:
+            continue
+        text = shorten(texts[index], text_scale, canvas.shape[1] - 2 * _padding(text_scale))
         place = _place(rects[index], text, text_scale, canvas.shape[0], canvas.shape[1], taken)
         taken.append(place)
-        places.append((place, text, class_color(label)))
+        places.append((place, text, colors[index]))
     for place, text, color in reversed(places):
         _label(canvas, place, text, text_scale, color)
     return canvas

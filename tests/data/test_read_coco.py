@@ -167,13 +167,13 @@ WARNINGS = {
         lambda c: c["annotations"][1].update(id=100),
         "duplicate-annotation-id",
         12,
-        "annotation 100",
+        "annotation 100 in 0.jpg",
     ),
     "crowd": (
         lambda c: c["annotations"].append({**c["annotations"][0], "id": 7, "iscrowd": 1, "bbox": [0, 0, 9, 9]}),
         "crowd",
         13,
-        "annotation 7",
+        "annotation 7 in 0.jpg",
     ),
     "doubled box": (
         lambda c: c["annotations"].append({**c["annotations"][0], "id": 7}),

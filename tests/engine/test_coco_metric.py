@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from effdense.data import ClassMap
+from effdense.data import ClassMap, DetectionRecords
+from effdense.data.records import PackedStrings
 from effdense.engine.metrics import CocoMetric
 from effdense.errors import ConfigError, DataError
 from effdense.evaluation import evaluate_coco
@@ -156,3 +159,103 @@ def test_numbers_that_are_not_finite_are_refused(truth: Path) -> None:
 def test_a_metric_must_know_what_it_scores() -> None:
     with pytest.raises(ConfigError, match="not bound"):
         CocoMetric().process(None, [sample(0)])
+
+
+def test_more_numbers_where_they_are_asked_for(truth: Path, tmp_path: Path) -> None:
+    built = metric(truth, curves=True, voc=True, report=str(tmp_path / "out" / "scores.json"))
+    numbers = scored(built, RESULTS)
+    assert [name.removeprefix("coco/") for name in numbers][-3:] == ["F1", "F1_score", "voc_AP50"]
+    assert built.names() == list(numbers)
+    content = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert content["scores"]["AP"] == numbers["coco/AP"] and content["best"]["f1"] == numbers["coco/F1"]
+    assert content["voc"]["mean"] == numbers["coco/voc_AP50"]
+    assert content["classes"]["dog"]["instances"] == 2 and content["classes"]["dog"]["best"]["recall"] == 1.0
+    assert content["confusion"]["classes"] == ["cat", "dog", "background"]
+    assert content["confusion"]["score_threshold"] == numbers["coco/F1_score"]
+    table = built.scores.table()  # type: ignore[union-attr]
+    assert table.splitlines()[0].split()[-4:] == ["P", "R", "F1", "at"]
+    assert "best F1 " in table and "VOC AP50: " in table
+
+
+def test_nothing_more_is_worked_out_in_training(truth: Path) -> None:
+    built = metric(truth)
+    numbers = scored(built, RESULTS)
+    assert built.names() == list(numbers) and len(numbers) == 12
+    assert built.scores is not None and built.scores.curves is None and built.scores.confusion is None
+
+
+@pytest.mark.parametrize("backend", ["pycocotools", "arrays", "auto"])
+def test_backends_agree(truth: Path, backend: str) -> None:
+    built = metric(truth, backend=backend, curves=True)
+    assert scored(built, RESULTS) == pytest.approx(scored(metric(truth, curves=True), RESULTS), abs=1e-12)
+
+
+def test_a_backend_that_does_not_exist_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"backend is 'pycoco'.*Did you mean 'pycocotools'"):
+        CocoMetric(backend="pycoco")
+
+
+def test_batches_and_half_precision_make_no_difference(truth: Path) -> None:
+    one, many = metric(truth), metric(truth)
+    for result in RESULTS:
+        one.process(None, [{**result, "boxes": result["boxes"].half(), "scores": result["scores"].half()}])
+    many.process(
+        None, [{**r, "boxes": r["boxes"].half().double(), "scores": r["scores"].half().double()} for r in RESULTS]
+    )
+    assert one.evaluate(3) == many.evaluate(3)
+
+
+def test_labels_and_lengths_that_do_not_fit_are_refused(truth: Path) -> None:
+    with pytest.raises(DataError, match=r"1 labels are none of the 2 classes 0\.\.1, first \[-1\]"):
+        scored(metric(truth), [sample(0, [[0, 0, 1, 1]], [0.5], [-1]), *RESULTS[1:]])
+    with pytest.raises(DataError, match=r"boxes, scores and labels of an image differ in number"):
+        metric(truth).process(None, [sample(0, [[0, 0, 1, 1]], [0.5, 0.4], [0])])
+
+
+def records_of(path: Path, **changes: Any) -> Any:
+    """What a dataset of the truth file holds."""
+    boxes = np.array([[10, 10, 50, 50], [60, 60, 80, 80], [0, 0, 50, 30]], np.float32)
+    columns = {
+        "class_map": CLASSES,
+        "image_dir": Path(),
+        "names": PackedStrings(["1.jpg", "2.jpg", "3.jpg"]),
+        "image_ids": np.array([10, 20, 30]),
+        "sizes": np.full((3, 2), 100, np.int32),
+        "offsets": np.array([0, 2, 3, 3]),
+        "boxes": boxes,
+        "labels": np.array([0, 1, 1], np.int32),
+        "is_crowd": np.zeros(3, bool),
+        "annotation_ids": np.arange(3),
+        "areas": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
+        "annotation_file": path,
+    }
+    return SimpleNamespace(records=DetectionRecords(**{**columns, **changes}))
+
+
+def test_the_truth_is_the_file_of_a_coco_split_and_else_its_records(truth: Path, tmp_path: Path) -> None:
+    """The file says 40.25 px wide, as no record would: only where it is read does the box have that width."""
+    content = json.loads(truth.read_text())
+    content["annotations"][0]["bbox"][2] = 40.25
+    truth.write_text(json.dumps(content))
+
+    def width(dataset: Any) -> float:
+        built = CocoMetric()
+        built.bind_dataset(dataset)
+        assert built.truth is not None and len(built.truth) == 3
+        return float(built.truth.xywh[0, 2])
+
+    assert width(records_of(truth)) == 40.25
+    assert width(records_of(tmp_path / "data.yaml")) == 40.0
+    assert width(records_of(None)) == 40.0  # type: ignore[arg-type]
+    mapped = ClassMap(("animal", "dog"), (3, 7))
+    assert width(records_of(truth, class_map=mapped)) == 40.0, "classes were renamed"
+    assert width(records_of(truth, image_ids=np.array([10, 20, 99]))) == 40.0, "images the file does not list"
+    truth.write_text("{")
+    assert width(records_of(truth)) == 40.0
+
+
+def test_records_score_as_their_file_does(truth: Path) -> None:
+    from_file, from_records = CocoMetric(), CocoMetric()
+    from_file.bind_dataset(records_of(truth))
+    from_records.bind_dataset(records_of(None))  # type: ignore[arg-type]
+    assert scored(from_file, RESULTS) == scored(from_records, RESULTS)

@@ -5,6 +5,7 @@ from effdense.engine.hooks.ema import EMAHook, PreciseBNHook, SyncBuffersHook
 from effdense.engine.hooks.pictures import PicturesHook
 from effdense.engine.hooks.progressive import ProgressiveLearningHook
 from effdense.engine.hooks.runtime_info import RuntimeInfoHook
+from effdense.engine.hooks.transform_stages import TransformStagesHook
 
 __all__ = [
     "CheckpointHook",
@@ -14,4 +15,5 @@ __all__ = [
     "ProgressiveLearningHook",
     "RuntimeInfoHook",
     "SyncBuffersHook",
+    "TransformStagesHook",
 ]

@@ -11,6 +11,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from effdense.data.multi_scale import MultiScale
 from effdense.data.photometric import PhotometricJitter
 from effdense.engine.registry import MODELS
 from effdense.errors import ConfigError, did_you_mean
@@ -29,6 +30,7 @@ COMMON_ARGUMENTS = frozenset(
         "frozen_batch_norm",
         "channels_last",
         "photometric",
+        "multi_scale",
     }
 )
 
@@ -45,6 +47,7 @@ class Normalize(nn.Module):
         mean, std: per channel, in units of the full range (0..1), RGB.
         channels_last: memory format of what comes out.
         photometric: options of ``effdense.data.PhotometricJitter``, in training only; None for no jitter.
+        multi_scale: options of ``effdense.data.multi_scale.MultiScale``, in training only; None for one size.
 
     In (a collated batch): ``inputs`` (B, C, H, W) uint8; out: the same mapping with ``inputs`` float32 normalised and
     every tensor on the device but those that are read as numbers (sizes, indices, matrices). Letterbox padding was
@@ -61,8 +64,10 @@ class Normalize(nn.Module):
         *,
         channels_last: bool = True,
         photometric: Mapping[str, Any] | None = None,
+        multi_scale: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.multi_scale = None if multi_scale is None else _multi_scale(multi_scale)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.jitter = None if photometric is None else _photometric_jitter(photometric, len(mean))
         self.register_buffer("mean", torch.zeros(1, len(mean), 1, 1), persistent=False)
@@ -81,10 +86,27 @@ class Normalize(nn.Module):
             for key, value in batch.items()
         }
         inputs = moved["inputs"].float().contiguous(memory_format=self.memory_format)
+        if training and self.multi_scale is not None:
+            moved = self.multi_scale({**moved, "inputs": inputs})
+            inputs = moved["inputs"].contiguous(memory_format=self.memory_format)
         if training and self.jitter is not None:
             inputs = self.jitter(inputs)
         moved["inputs"] = (inputs - self.mean) / self.std
         return moved
+
+
+def _multi_scale(options: Mapping[str, Any]) -> MultiScale:
+    if not isinstance(options, Mapping):
+        raise ConfigError(
+            f"model.multi_scale must be dict(low=..., high=..., step=..., interval=...) or None, got {options!r}."
+        )
+    known = [name for name in inspect.signature(MultiScale).parameters if name != "seed"]
+    for key in options:
+        if key not in known:
+            raise ConfigError(
+                f"unknown key model.multi_scale.{key}.{did_you_mean(str(key), known)} Known here: {', '.join(known)}."
+            )
+    return MultiScale(**options)
 
 
 def _photometric_jitter(options: Mapping[str, Any], channels: int) -> PhotometricJitter:
@@ -114,6 +136,8 @@ class NetworkModel(BaseModel):
         frozen_batch_norm: layers whose running statistics are used and kept: False, "encoder" or True.
         channels_last: memory format of network and batches; about 1.3x faster on CPU and tensor cores.
         photometric: options of ``PhotometricJitter`` for training batches, ``{}`` for its defaults, None for none.
+        multi_scale: options of ``MultiScale`` for training batches (``step`` defaults to the stride of the network's
+            coarsest level), None for one size.
 
     The checkpointed weights are those of ``network``; ``evaluation_network`` is its exponential moving average once
     the EMA hook has made one.
@@ -135,8 +159,18 @@ class NetworkModel(BaseModel):
         frozen_batch_norm: bool | str = False,
         channels_last: bool = True,
         photometric: Mapping[str, Any] | None = None,
+        multi_scale: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor=Normalize(mean, std, channels_last=channels_last, photometric=photometric))
+        if isinstance(multi_scale, Mapping):
+            stride = 2 ** getattr(network.config, "max_level", 5)
+            multi_scale = {"step": stride, **multi_scale}
+        super().__init__(
+            data_preprocessor=Normalize(
+                mean, std, channels_last=channels_last, photometric=photometric, multi_scale=multi_scale
+            )
+        )
+        if self.data_preprocessor.multi_scale is not None:
+            self.data_preprocessor.multi_scale.check(image_size)
         self.network = network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         self.build_arguments = build_arguments
         self.image_size = image_size
