@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from effdense.data import ResizePad, invert_boxes, read_image
-from effdense.data.augment import CenterCrop
+from effdense.data.transforms.augment import CenterCrop
 from effdense.errors import ConfigError, DataError, ShapeError, WeightsError
 from effdense.models.classification import EfficientNetClassifier, create_classifier
 from effdense.models.detection import EfficientDet, create_detector

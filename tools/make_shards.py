@@ -22,7 +22,7 @@ def read(source: str, split: str, task: str | None, segments: bool) -> Any:
         from effdense.engine.datasets import build_split
 
         return build_split(load_config(source), split, seed=0).records
-    from effdense.data import formats
+    from effdense.data.readers import formats
 
     found = formats.detect(source)
     if found.format == "folder":
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-segments", action="store_true", help="leave the outlines of objects out")
     options = parser.parse_args(arguments)
     try:
-        from effdense.data.shard_writer import write_shards
+        from effdense.data.storage.shard_writer import write_shards
 
         records = read(options.source, options.split, options.task, not options.no_segments)
         done = write_shards(

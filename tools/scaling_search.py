@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from effdense import create_classifier
-from effdense.data.shape_pictures import SHAPE_NAMES, draw_picture
+from effdense.data.generated.shape_pictures import SHAPE_NAMES, draw_picture
 from effdense.errors import ConfigError, EffdenseError
 from effdense.models.encoders.scaling import scaled_encoder_config
 from effdense.models.scaling_search import (

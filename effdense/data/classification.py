@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from effdense.data.dataset import checked_transforms, transformed
-from effdense.data.image_folder import ClassificationRecords
 from effdense.data.image_io import PictureData, PictureStore, read_bytes
-from effdense.data.pending import Pending, settled, stacked
+from effdense.data.readers.image_folder import ClassificationRecords
 from effdense.data.records import ClassMap
-from effdense.data.staged import StagedTransforms
+from effdense.data.transforms.pending import Pending, settled, stacked
+from effdense.data.transforms.staged import StagedTransforms
 from effdense.errors import ShapeError
 
 

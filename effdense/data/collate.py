@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from effdense.data.dataset import Sample
-from effdense.data.pending import stacked
-from effdense.data.rectangles import pad_to_common
+from effdense.data.transforms.pending import stacked
+from effdense.data.transforms.rectangles import pad_to_common
 from effdense.errors import ShapeError
 
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from effdense.data.image_io import PictureFile, PictureStore
-from effdense.data.pending import Pending, settled
 from effdense.data.records import ClassMap, DetectionRecords
 from effdense.data.sampler import SampleIndex
 from effdense.data.segments import ObjectMasks
-from effdense.data.staged import StagedTransforms
+from effdense.data.transforms.pending import Pending, settled
+from effdense.data.transforms.staged import StagedTransforms
 from effdense.errors import ConfigError
 
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from effdense.data.pending import shrunk
-from effdense.data.shards import open_member, read_member
+from effdense.data.storage.shards import open_member, read_member
+from effdense.data.transforms.pending import shrunk
 from effdense.errors import DataError
 
 if "OPENCV_LOG_LEVEL" not in os.environ:

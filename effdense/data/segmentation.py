@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from effdense.data.dataset import checked_transforms, transformed
-from effdense.data.geometry import MASK_FILL, MEAN_FILL
 from effdense.data.image_io import PictureFile, PictureStore
-from effdense.data.mask_folder import SegmentationRecords
-from effdense.data.mask_values import code_color
-from effdense.data.pending import Pending, settled, stacked
+from effdense.data.readers.mask_folder import SegmentationRecords
+from effdense.data.readers.mask_values import code_color
 from effdense.data.records import ClassMap
-from effdense.data.rectangles import pad_to_common
-from effdense.data.staged import StagedTransforms
+from effdense.data.transforms.geometry import MASK_FILL, MEAN_FILL
+from effdense.data.transforms.pending import Pending, settled, stacked
+from effdense.data.transforms.rectangles import pad_to_common
+from effdense.data.transforms.staged import StagedTransforms
 from effdense.errors import DataError, ShapeError
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from effdense.data.geometry import settled
-from effdense.data.staged import StagedTransforms
+from effdense.data.transforms.geometry import settled
+from effdense.data.transforms.staged import StagedTransforms
 from effdense.visualize.browse import Classes, View
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from effdense.data import ClassMap, DataReport, DetectionRecords
-from effdense.data import combine as sets
-from effdense.data.balance import ClassBalanced, RepeatFactor, Weighted, presence_of
-from effdense.data.class_mapping import aligned, mapped, selected
-from effdense.data.joined_masks import JoinedMasks
-from effdense.data.mask_check import check_masks
+from effdense.data.checks.mask_check import check_masks
+from effdense.data.combining import combine as sets
+from effdense.data.combining.balance import ClassBalanced, RepeatFactor, Weighted, presence_of
+from effdense.data.combining.class_mapping import aligned, mapped, selected
+from effdense.data.combining.joined_masks import JoinedMasks
 from effdense.engine.distributed import on_main_then_all
 from effdense.engine.registry import DATASETS, SAMPLERS, resolve
 from effdense.errors import ConfigError, DataError, EffdenseError

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from effdense.data.check import DataReport
-from effdense.data.dataset_check import SplitToCheck
+from effdense.data.checks.check import DataReport
+from effdense.data.checks.dataset_check import SplitToCheck
 from effdense.data.records import ClassMap
 from effdense.engine import datasets as datasets  # registers all data sets
 from effdense.engine.combined_datasets import following, is_combined

@@ -21,28 +21,27 @@ from effdense.data import (
     DetectionRecords,
     EvalSampler,
     TrainSampler,
-    augment,
     check_images,
     collate_detection,
-    geometry,
     paths,
 )
-from effdense.data.affine import RandomAffine
+from effdense.data.checks.image_file_check import check_image_files
+from effdense.data.checks.mask_check import check_masks, check_overlap
+from effdense.data.checks.quick_compare import compare_quickly
 from effdense.data.classification import ClassificationDataset, collate_classification
-from effdense.data.copy_paste import CopyPaste
+from effdense.data.combining.joined_masks import JoinedMasks
 from effdense.data.dataset import init_worker
-from effdense.data.image_file_check import check_image_files
-from effdense.data.image_folder import ClassificationRecords, read_image_folder
-from effdense.data.joined_masks import JoinedMasks
-from effdense.data.mask_check import check_masks, check_overlap
-from effdense.data.mask_folder import SegmentationRecords, read_mask_folder
-from effdense.data.mixup import MixUp
-from effdense.data.mosaic import Mosaic
-from effdense.data.quick_compare import compare_quickly
-from effdense.data.rectangles import AspectEvalSampler, AspectGroupedSampler, ResizeFit, aspect_ratios
+from effdense.data.generated.shapes import shapes_root
+from effdense.data.generated.shapes_folder import write_shapes_folder
+from effdense.data.readers.image_folder import ClassificationRecords, read_image_folder
+from effdense.data.readers.mask_folder import SegmentationRecords, read_mask_folder
 from effdense.data.segmentation import SegmentationDataset, collate_segmentation
-from effdense.data.shapes import shapes_root
-from effdense.data.shapes_folder import write_shapes_folder
+from effdense.data.transforms import augment, geometry
+from effdense.data.transforms.affine import RandomAffine
+from effdense.data.transforms.copy_paste import CopyPaste
+from effdense.data.transforms.mixup import MixUp
+from effdense.data.transforms.mosaic import Mosaic
+from effdense.data.transforms.rectangles import AspectEvalSampler, AspectGroupedSampler, ResizeFit, aspect_ratios
 from effdense.engine import mask_datasets as mask_datasets  # registers its data sets
 from effdense.engine.combined_datasets import check_joined_masks, following, sampling_counts
 from effdense.engine.detection_datasets import shapes_folder, size_range

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from effdense.data import ClassMap, DataReport, DetectionRecords, paths, read_coco
-from effdense.data.formats import detect, read_split
-from effdense.data.shapes import shapes_root, write_shapes
+from effdense.data.generated.shapes import shapes_root, write_shapes
+from effdense.data.readers.formats import detect, read_split
 from effdense.engine.distributed import on_main_then_all
 from effdense.engine.registry import DATASETS
 from effdense.errors import ConfigError
@@ -192,7 +192,7 @@ def ShapesDetection(
 
     Args:
         split: which of ``splits``. splits: images per split. image_size: px, or (smallest, largest) side.
-        The rest as in ``effdense.data.shapes.write_shapes`` and ``CocoDetection``.
+        The rest as in ``effdense.data.generated.shapes.write_shapes`` and ``CocoDetection``.
     """
     folder = shapes_folder(root, splits, image_size, seed, max_objects)
     return read_coco(

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from effdense.data.picture_cache import CachePlan, plan_store
-from effdense.data.ram_cache import RamCache
-from effdense.data.sharded import sets_of
+from effdense.data.storage.picture_cache import CachePlan, plan_store
+from effdense.data.storage.ram_cache import RamCache
+from effdense.data.storage.sharded import sets_of
 from effdense.errors import ConfigError
 
 _NEED_WORKERS = ("persistent_workers", "prefetch_factor", "timeout")

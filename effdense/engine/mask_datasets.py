@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effdense.data import ClassMap, DataReport, paths
-from effdense.data.ade20k import read_ade20k
-from effdense.data.camvid import read_camvid
-from effdense.data.cityscapes import read_cityscapes
-from effdense.data.coco_semantic import read_coco_panoptic, read_coco_stuff
-from effdense.data.mask_folder import SegmentationRecords, read_mask_folder
-from effdense.data.voc_segmentation import read_voc
+from effdense.data.readers.ade20k import read_ade20k
+from effdense.data.readers.camvid import read_camvid
+from effdense.data.readers.cityscapes import read_cityscapes
+from effdense.data.readers.coco_semantic import read_coco_panoptic, read_coco_stuff
+from effdense.data.readers.mask_folder import SegmentationRecords, read_mask_folder
+from effdense.data.readers.voc_segmentation import read_voc
 from effdense.engine.registry import DATASETS
 from effdense.errors import ConfigError
 

@@ -15,11 +15,11 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 
 from effdense.data import ClassMap, DetectionRecords
-from effdense.data.geometry import ResizePad, check_size
-from effdense.data.image_folder import ClassificationRecords
-from effdense.data.joined_masks import JoinedMasks
-from effdense.data.mask_folder import SegmentationRecords
-from effdense.data.rectangles import ResizeFit
+from effdense.data.combining.joined_masks import JoinedMasks
+from effdense.data.readers.image_folder import ClassificationRecords
+from effdense.data.readers.mask_folder import SegmentationRecords
+from effdense.data.transforms.geometry import ResizePad, check_size
+from effdense.data.transforms.rectangles import ResizeFit
 from effdense.engine import checkpoint as files
 from effdense.engine import datasets
 from effdense.engine.combined_datasets import is_combined

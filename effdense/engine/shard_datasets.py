@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from effdense.data import ClassMap, DataReport
-from effdense.data.shard_sampler import ShardShuffle
-from effdense.data.sharded import read_shards
+from effdense.data.storage.shard_sampler import ShardShuffle
+from effdense.data.storage.sharded import read_shards
 from effdense.engine.distributed import on_main_then_all
 from effdense.engine.registry import DATASETS, SAMPLERS, resolve
 from effdense.errors import ConfigError

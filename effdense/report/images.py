@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from effdense.data.coco import escapes
 from effdense.data.image_io import read_image
+from effdense.data.readers.coco import escapes
 from effdense.errors import DataError
 from effdense.visualize.gallery import placeholder
 

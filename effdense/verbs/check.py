@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from effdense.errors import ConfigError
 
 if TYPE_CHECKING:
-    from effdense.data.dataset_check import DatasetReport, SplitToCheck
+    from effdense.data.checks.dataset_check import DatasetReport, SplitToCheck
 
 HELP = "look for what is wrong with a data set before it costs training time"
 _KEPT = 10_000  # places of one finding that are held in memory
@@ -67,11 +67,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int | None:
     """Check, print, write; the exit code."""
-    from effdense.data.check import keeping_examples
-    from effdense.data.dataset_check import CheckOptions, check_dataset
-    from effdense.data.leakage import HASH_DISTANCE
-    from effdense.data.picture_scan import ScanOptions, checked_number
-    from effdense.data.report_files import claim_folder, write_report
+    from effdense.data.checks.check import keeping_examples
+    from effdense.data.checks.dataset_check import CheckOptions, check_dataset
+    from effdense.data.checks.leakage import HASH_DISTANCE
+    from effdense.data.checks.picture_scan import ScanOptions, checked_number
+    from effdense.data.checks.report_files import claim_folder, write_report
 
     if arguments.max_examples < 0:
         raise ConfigError(f"--max-examples must be at least 0, got {arguments.max_examples}.")
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int | None:
         out = Path(arguments.out or Path("data_check") / given.name)
         claim_folder(out, [split.name for split in given.splits])
         if arguments.repair is not None:
-            from effdense.data.repair_dataset import claim_repair
+            from effdense.data.checks.repair_dataset import claim_repair
 
             claim_repair(Path(arguments.repair), given.format, given.splits)
         progress = _Progress() if sys.stderr.isatty() else None
@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     written = write_report(report, out, max_examples=arguments.max_examples, pictures=not arguments.no_pictures)
     _show(report, arguments.max_examples, [f"written: {', '.join(str(path) for path in written)}"])
     if arguments.repair is not None:
-        from effdense.data.repair_dataset import repair_dataset
+        from effdense.data.checks.repair_dataset import repair_dataset
 
         lines = repair_dataset(Path(arguments.repair), given.format, given.splits, report.pictures)
         print("\n".join(_encodable(line) for line in lines))
@@ -136,7 +136,7 @@ def _read(arguments: argparse.Namespace) -> _Given:
         read = read_config_splits(arguments.source, arguments.split)
         name = Path(arguments.source).stem
         return _Given(name, str(arguments.source), "config", read.splits, read.image_size, read.complete)
-    from effdense.data.source_check import read_source
+    from effdense.data.checks.source_check import read_source
 
     source, splits = read_source(arguments.source, arguments.split, format=arguments.format)
     place = Path(arguments.source).expanduser().absolute()
@@ -171,7 +171,7 @@ class _Progress:
         self.width = 0
 
     def __call__(self, split: str, done: int, total: int) -> None:
-        from effdense.data.report_text import printable
+        from effdense.data.checks.report_text import printable
 
         text = f"{printable(split)}: {done:,} of {total:,} pictures"
         sys.stderr.write("\r" + text.ljust(self.width))
@@ -185,7 +185,7 @@ class _Progress:
 
 def _show(report: DatasetReport, max_examples: int, last: list[str]) -> None:
     """Print splits and findings: with rich on a terminal, else as plain lines."""
-    from effdense.data import report_text
+    from effdense.data.checks import report_text
 
     if not sys.stdout.isatty():
         lines = report_text.report_lines(report, max_examples)[:-1]
@@ -225,6 +225,6 @@ def _encodable(line: str) -> str:
 
 
 def _print_totals(report: DatasetReport) -> None:
-    from effdense.data.report_text import totals_line
+    from effdense.data.checks.report_text import totals_line
 
     print(totals_line(report))

@@ -43,7 +43,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int | None:
     """Convert, and say what was written, what was lost and how to train on it; exit code 2 for errors in the source."""
-    from effdense.data.convert import convert_dataset
+    from effdense.data.writing.convert import convert_dataset
 
     options = {}
     if arguments.difficult is not None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from effdense.data.label_statistics import SIZE_NAMES, LabelStatistics
+from effdense.data.checks.label_statistics import SIZE_NAMES, LabelStatistics
 
 _BLUE, _GREY = "#3465a4", "#b8bec6"
 _COLORS = ("#3465a4", "#e07b39", "#4c9a5b", "#9a5bb0", "#7a7a7a")

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from effdense.data.image_io import write_jpeg, write_png
-from effdense.data.semantic_classes import CITYSCAPES, COCO_PANOPTIC, voc_color
+from effdense.data.readers.semantic_classes import CITYSCAPES, COCO_PANOPTIC, voc_color
 
 SIZE = (48, 64)
 

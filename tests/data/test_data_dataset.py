@@ -8,10 +8,10 @@ from torch.utils.data import DataLoader
 
 from effdense.data.collate import collate_detection
 from effdense.data.dataset import DetectionDataset, init_worker
-from effdense.data.geometry import HorizontalFlip, ResizePad, ScaleJitterCrop
 from effdense.data.image_io import write_png
 from effdense.data.records import ClassMap, DetectionRecords, ImageRecord
 from effdense.data.sampler import SampleIndex, TrainSampler
+from effdense.data.transforms.geometry import HorizontalFlip, ResizePad, ScaleJitterCrop
 from effdense.errors import ConfigError, DataError, ShapeError
 
 BOXES = np.array([[2, 3, 20, 30], [5, 5, 40, 25], [0, 0, 30, 30]], np.float32)

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from effdense.data.check import check_images
-from effdense.data.coco import read_coco
+from effdense.data.checks.check import check_images
 from effdense.data.dataset import DetectionDataset
-from effdense.data.geometry import ResizePad
 from effdense.data.paths import data_root
+from effdense.data.readers.coco import read_coco
+from effdense.data.transforms.geometry import ResizePad
 
 
 def open_split(name, split, **options):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from effdense.data.geometry import MEAN_FILL, HorizontalFlip, ResizePad
 from effdense.data.image_io import write_png
-from effdense.data.mask_folder import read_mask_folder
+from effdense.data.readers.mask_folder import read_mask_folder
 from effdense.data.segmentation import SegmentationDataset, collate_segmentation
+from effdense.data.transforms.geometry import MEAN_FILL, HorizontalFlip, ResizePad
 from effdense.errors import ShapeError
 
 

@@ -6,12 +6,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from effdense.data.dataset import init_worker
-from effdense.data.geometry import HorizontalFlip, ResizePad, ScaleJitterCrop
 from effdense.data.image_io import write_png
-from effdense.data.mask_folder import read_mask_folder
+from effdense.data.readers.mask_folder import read_mask_folder
 from effdense.data.sampler import SampleIndex
 from effdense.data.segmentation import SegmentationDataset, collate_segmentation
-from effdense.data.staged import StagedTransforms
+from effdense.data.transforms.geometry import HorizontalFlip, ResizePad, ScaleJitterCrop
+from effdense.data.transforms.staged import StagedTransforms
 from effdense.errors import ConfigError, DataError, ShapeError
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from effdense.data.shapes import write_shapes
+from effdense.data.generated.shapes import write_shapes
 from effdense.engine.run import train
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effdense.data.convert import convert_dataset
+from effdense.data.writing.convert import convert_dataset
 from effdense.engine.datasets import build_split
 from effdense.errors import ConfigError, DataError
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from effdense.data.ram_cache import RamCache
-from effdense.data.shards import TarStore
+from effdense.data.storage.ram_cache import RamCache
+from effdense.data.storage.shards import TarStore
 from effdense.engine.config import load_config
 from effdense.engine.datasets import build_loader, build_split
 from effdense.engine.run import train

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effdense.data.mosaic import Mosaic
-from effdense.data.staged import StagedTransforms
+from effdense.data.transforms.mosaic import Mosaic
+from effdense.data.transforms.staged import StagedTransforms
 from effdense.engine.early import RunPlan
 from effdense.engine.hooks.transform_stages import TransformStagesHook, without_last
 from effdense.engine.models import DetectionModel

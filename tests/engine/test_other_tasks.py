@@ -17,9 +17,9 @@ import torch
 
 import effdense
 from effdense.data import read_image
-from effdense.data.mask_check import read_index_image
-from effdense.data.shapes import write_shapes
-from effdense.data.shapes_folder import write_shapes_folder
+from effdense.data.checks.mask_check import read_index_image
+from effdense.data.generated.shapes import write_shapes
+from effdense.data.generated.shapes_folder import write_shapes_folder
 from effdense.engine import checkpoint as files
 from effdense.engine.config import load_config
 from effdense.engine.datasets import build_split

@@ -9,7 +9,7 @@ import pytest
 
 import effdense
 from effdense.data import read_image
-from effdense.data.shapes import write_shapes
+from effdense.data.generated.shapes import write_shapes
 from effdense.engine.run import test as evaluate
 from effdense.engine.run import train
 from tests.engine.conftest import ROOT

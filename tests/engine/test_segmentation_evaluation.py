@@ -16,8 +16,8 @@ import torch
 
 import effdense
 from effdense.data import ClassMap
-from effdense.data.mask_check import read_index_image
-from effdense.data.shapes import write_shapes
+from effdense.data.checks.mask_check import read_index_image
+from effdense.data.generated.shapes import write_shapes
 from effdense.engine import checkpoint as files
 from effdense.engine.models.segmentation import SegmentationModel
 from effdense.engine.run import test as evaluate

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from effdense.data.photometric import PhotometricJitter
-from effdense.data.shapes import write_shapes
+from effdense.data.generated.shapes import write_shapes
+from effdense.data.transforms.photometric import PhotometricJitter
 from effdense.engine import checkpoint as files
 from effdense.engine.models import ClassificationModel, DetectionModel, Normalize, SegmentationModel
 from effdense.engine.optim import EffOptimWrapper

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from effdense.cli import main
-from effdense.data.shapes import write_shapes
+from effdense.data.generated.shapes import write_shapes
 from effdense.evaluation import evaluate_coco
 from effdense.evaluation.columns import Found, Truth
 from effdense.evaluation.error_types import ERRORS, tide_errors

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from effdense.cli import main
-from effdense.data.shapes import write_shapes
-from effdense.data.shapes_folder import write_shapes_folder
+from effdense.data.generated.shapes import write_shapes
+from effdense.data.generated.shapes_folder import write_shapes_folder
 from effdense.engine.browsing import FINAL, RAW, chosen_stages, open_browser
 from effdense.engine.config import load_config
 from effdense.engine.datasets import build_loader, build_split

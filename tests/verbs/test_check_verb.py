@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from effdense.cli import main
-from effdense.data.report_text import printable
+from effdense.data.checks.report_text import printable
 from tests.data import planted_sets as sets
 
 CONFIG = """

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from effdense.cli import main
-from effdense.data.formats import read_split
+from effdense.data.readers.formats import read_split
 
 
 @pytest.fixture

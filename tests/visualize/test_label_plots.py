@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from effdense.data.label_statistics import LabelStatistics
+from effdense.data.checks.label_statistics import LabelStatistics
 from effdense.visualize.label_plots import draw_comparison, draw_labels
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from effdense.data.mask_check import read_index_image
+from effdense.data.checks.mask_check import read_index_image
 from effdense.errors import ConfigError, ShapeError
 from effdense.visualize.masks import draw_mask, save_mask
 from effdense.visualize.palette import background_labels, class_color, color_of, color_table

@@ -23,11 +23,11 @@ import cv2
 import torch
 
 from effdense.data import DetectionDataset, collate_detection, read_coco, read_image
-from effdense.data.geometry import HorizontalFlip, ScaleJitterCrop
-from effdense.data.picture_cache import FileStore, paths_of, plan_store
 from effdense.data.sampler import SampleIndex
-from effdense.data.shard_writer import write_shards
-from effdense.data.sharded import read_shards
+from effdense.data.storage.picture_cache import FileStore, paths_of, plan_store
+from effdense.data.storage.shard_writer import write_shards
+from effdense.data.storage.sharded import read_shards
+from effdense.data.transforms.geometry import HorizontalFlip, ScaleJitterCrop
 
 BATCH = 16
 

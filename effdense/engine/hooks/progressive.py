@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from effdense.data.staged import StagedTransforms, with_settings
+from effdense.data.transforms.staged import StagedTransforms, with_settings
 from effdense.engine.early import RunPlan
 from effdense.engine.hooks.ema import unwrap
 from effdense.engine.models.shell import size_hw

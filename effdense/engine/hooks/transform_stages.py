@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from effdense.data.staged import StagedTransforms
+from effdense.data.transforms.staged import StagedTransforms
 from effdense.engine.early import RunPlan
 from effdense.engine.registry import HOOKS
 from effdense.errors import ConfigError, did_you_mean

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effdense.data.mixing import BatchMixer
+from effdense.data.transforms.mixing import BatchMixer
 from effdense.engine.models.shell import COMMON_ARGUMENTS, NetworkModel, size_hw, split_options
 from effdense.engine.registry import MODELS
 from effdense.errors import ConfigError

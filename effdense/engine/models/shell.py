@@ -11,8 +11,8 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from effdense.data.multi_scale import MultiScale
-from effdense.data.photometric import PhotometricJitter
+from effdense.data.transforms.multi_scale import MultiScale
+from effdense.data.transforms.photometric import PhotometricJitter
 from effdense.engine.registry import MODELS
 from effdense.errors import ConfigError, did_you_mean
 from effdense.models.drop_path import set_drop_path_rate
@@ -47,7 +47,7 @@ class Normalize(nn.Module):
         mean, std: per channel, in units of the full range (0..1), RGB.
         channels_last: memory format of what comes out.
         photometric: options of ``effdense.data.PhotometricJitter``, in training only; None for no jitter.
-        multi_scale: options of ``effdense.data.multi_scale.MultiScale``, in training only; None for one size.
+        multi_scale: options of ``MultiScale``, in training only; None for one size.
 
     In (a collated batch): ``inputs`` (B, C, H, W) uint8; out: the same mapping with ``inputs`` float32 normalised and
     every tensor on the device but those that are read as numbers (sizes, indices, matrices). Letterbox padding was

@@ -1,0 +1,1 @@
+"""From decoded or pending pictures to those a batch is made of: geometry, mixing, augmentation."""

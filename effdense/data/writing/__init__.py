@@ -1,0 +1,1 @@
+"""Records to files in any of the formats that are written."""
