@@ -195,6 +195,8 @@ def read_bytes(path: Path) -> bytes:
 def open_file(path: Path) -> BinaryIO:
     """A file, or a member of a shard, for reading. Raises: OSError, DataError."""
     try:
+        if path.is_fifo():  # opening one waits for a writer, for ever
+            raise OSError("it is a named pipe")
         return path.open("rb")
     except (FileNotFoundError, NotADirectoryError):
         member = open_member(path)

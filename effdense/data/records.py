@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from effdense.data.segments import PackedSegments, Segment
+from effdense.data.segments import PackedSegments, Segment, positions, ragged_rows
 from effdense.errors import DataError
 
 Color = tuple[int, int, int]  # R, G, B, 0..255 each
@@ -137,6 +137,13 @@ class PackedStrings:
         part = self.buffer[self.offsets[index] : self.offsets[index + 1]]
         return part.tobytes().decode("utf-8", "surrogateescape")
 
+    def take(self, rows: NDArray[np.int64]) -> PackedStrings:
+        """Those at these positions, in this order."""
+        taken = PackedStrings(())
+        taken.offsets, characters = ragged_rows(self.offsets, positions(rows, len(self)))
+        taken.buffer = self.buffer[characters]
+        return taken
+
 
 @dataclass(frozen=True, eq=False)
 class Origins:
@@ -234,16 +241,13 @@ class DetectionRecords:
         return sum(a.nbytes for a in own) + (0 if self.segments is None else self.segments.nbytes)
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> DetectionRecords:
-        """The same split with only these images, in this order."""
-        chosen = np.asarray(indices, np.int64)
-        counts = np.diff(self.offsets)[chosen]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        # Row numbers of all chosen images: position within the output, moved by (old start - new start) of its image.
-        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], counts)
+        """The same split with only these images (numbers or a mask), in this order."""
+        chosen = positions(indices, len(self))
+        offsets, rows = ragged_rows(self.offsets, chosen)
         return DetectionRecords(
             class_map=self.class_map,
             image_dir=self.image_dir,
-            names=PackedStrings(self.names[int(i)] for i in chosen),
+            names=self.names.take(chosen),
             image_ids=self.image_ids[chosen],
             sizes=self.sizes[chosen],
             offsets=offsets,

@@ -144,7 +144,12 @@ def _drawn(counts: NDArray[np.float64], size: int, generator: np.random.Generato
     """
     line = generator.permutation(len(counts))
     ends = np.floor(np.cumsum(counts[line]) + generator.random()).astype(np.int64)
-    drawn = np.repeat(line, np.diff(ends, prepend=0))
+    times = np.diff(ends, prepend=0)
+    over = int(times.sum()) - size
+    if over > 0:  # a sum that is not whole: what was rounded up is left out, so that nothing comes less than it should
+        rounded_up = np.flatnonzero(times > np.floor(counts[line] + 1e-9))
+        times[generator.choice(rounded_up, min(over, len(rounded_up)), replace=False)] -= 1
+    drawn = np.repeat(line, times)
     generator.shuffle(drawn)
     return np.resize(drawn, size)
 

@@ -152,7 +152,8 @@ class SegmentationDataset(Dataset[SegmentationSample]):
             matrix=np.eye(3),
             path=str(record.path),
         )
-        return sample if self.training else SegmentationSample(**sample, truth=mask)
+        # A copy: without transforms `mask` is the array itself, and what changes one would change the other.
+        return sample if self.training else SegmentationSample(**sample, truth=mask.copy())
 
     def __repr__(self) -> str:
         steps = "".join(f"\n  {t!r}" for t in self.transforms)

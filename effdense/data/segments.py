@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from effdense.data.run_lengths import require_masks
 from effdense.errors import DataError
+
+FARTHEST_PX = 100_000.0  # filling a polygon takes memory by the length of its edges
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +96,12 @@ class Segment:
                     if sum(counts) != size[0] * size[1] or min(counts, default=0) < 0:
                         raise ValueError(f"runs of {sum(counts)} px")
                     return cls(rle=coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size))
-                packed = counts.encode("ascii") if isinstance(counts, str) else bytes(cast(bytes, counts))
-                rle = {"size": list(size), "counts": packed}
-                coco_mask.area(rle)
-                return cls(rle=rle)
-            except (ValueError, TypeError, AttributeError, UnicodeEncodeError) as error:
+            except (ValueError, TypeError, AttributeError, OverflowError) as error:
                 raise DataError(f"run lengths cannot be read ({error}).") from error
+            # pycocotools believes them, and writes beyond the mask where they are too long.
+            require_masks([{"size": list(size), "counts": counts}], lambda i: "segmentation")
+            packed = counts.encode("ascii") if isinstance(counts, str) else cast(bytes, counts)
+            return cls(rle={"size": list(size), "counts": packed})
         if not isinstance(segmentation, list):
             raise DataError(
                 f"segmentation must be a list of polygons or run lengths, got {type(segmentation).__name__}."
@@ -107,12 +110,14 @@ class Segment:
         for ring in segmentation:
             try:
                 points = np.asarray(ring, np.float32)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 raise DataError(f"a polygon must be a list of numbers ({error}).") from error
             if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
                 raise DataError(
                     f"a polygon must be x, y pairs of at least three points, got {len(np.atleast_1d(points))} numbers."
                 )
+            if np.abs(points).max() > FARTHEST_PX:
+                raise DataError(f"a polygon reaches {np.abs(points).max():.3g} px, more than any picture has.")
             rings.append(points.reshape(-1, 2))
         return cls(tuple(rings))
 
@@ -120,6 +125,32 @@ class Segment:
 def _moved(points: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     homogeneous = points @ matrix[:, :2].T + matrix[:, 2]
     return homogeneous[:, :2] / homogeneous[:, 2:]
+
+
+def positions(rows: Any, count: int) -> NDArray[np.int64]:
+    """Positions 0..count-1 from numbers (negative ones count from the end) or a mask of ``count`` booleans.
+
+    Raises: IndexError for one that there is not.
+    """
+    given = rows if isinstance(rows, np.ndarray) else np.array([*rows])
+    return np.arange(count)[given if given.size else given.astype(np.int64)]
+
+
+def ragged_rows(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of items packed end to end (item i is ``offsets[i]:offsets[i + 1]``) those of ``rows``, in their order.
+
+    Returns: their offsets once packed again, and the places of all their elements.
+    """
+    counts = np.diff(offsets)[rows]
+    packed = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    # Place within the output, moved by (old start - new start) of its item.
+    return packed, np.arange(packed[-1]) + np.repeat(offsets[rows] - packed[:-1], counts)
+
+
+def _read_only(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A view of a split's own points, which a transform must not be able to change."""
+    array.flags.writeable = False
+    return array
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +179,7 @@ class PackedSegments:
         rings = range(*self.ring_of[row : row + 2].tolist())
         if not rings:
             return None
-        return Segment(tuple(self.points[self.point_of[r] : self.point_of[r + 1]] for r in rings))
+        return Segment(tuple(_read_only(self.points[self.point_of[r] : self.point_of[r + 1]]) for r in rings))
 
     @property
     def nbytes(self) -> int:
@@ -158,7 +189,13 @@ class PackedSegments:
 
     def take(self, rows: Iterable[int] | NDArray[np.int64]) -> PackedSegments:
         """Those of these rows, in this order."""
-        return PackedSegments.pack(self[int(row)] for row in rows)
+        chosen = positions(rows, len(self))
+        ring_of, rings = ragged_rows(self.ring_of, chosen)
+        point_of, points = ragged_rows(self.point_of, rings)
+        run_of, runs = ragged_rows(self.run_of, chosen)
+        return PackedSegments(
+            self.points[points], point_of, ring_of, self.runs[runs], run_of, self.run_sizes[chosen]
+        )  # fmt: skip
 
     @classmethod
     def pack(cls, segments: Iterable[Segment | None]) -> PackedSegments:
@@ -209,8 +246,8 @@ class ObjectMasks:
 
     def take(self, chosen: NDArray[Any]) -> ObjectMasks:
         """Those at these positions, or where a mask is True."""
-        positions = np.arange(len(self))[chosen]
-        return ObjectMasks(tuple(self.segments[int(i)] for i in positions), self.matrices[positions])
+        rows = positions(chosen, len(self))
+        return ObjectMasks(tuple(self.segments[i] for i in rows.tolist()), self.matrices[rows])
 
     def joined(self, other: ObjectMasks) -> ObjectMasks:
         """These and then the other's."""

@@ -15,6 +15,7 @@ from effdense.engine import checkpoint as files
 from effdense.engine import datasets
 from effdense.engine import run as engine
 from effdense.engine.config import load_config
+from effdense.engine.run_parts import classes_trained, task_of
 from effdense.errors import ConfigError, WeightsError
 from effdense.models.weights.load import read_checkpoint
 
@@ -112,7 +113,7 @@ def predict_split(
     )
     cfg = load_config(config, chosen)
     cfg.data_check = {**(cfg.get("data_check") or {}), "enable": False}
-    task = engine._task(cfg)
+    task = task_of(cfg)
     dataset = _dataset(cfg, split, str(checkpoint))
     class_map = dataset.records.class_map
     return SplitPredictions(
@@ -131,7 +132,7 @@ def _dataset(cfg: Config, split: str, checkpoint: str) -> Any:
     if split == "train":
         cfg.train_dataloader["dataset"]["transforms"] = cfg.val_dataloader["dataset"]["transforms"]
     seed = int((cfg.get("randomness") or {}).get("seed") or 0)
-    chosen = datasets.build_split(cfg, split, seed=seed, class_map=engine._classes_trained(checkpoint, cfg))
+    chosen = datasets.build_split(cfg, split, seed=seed, class_map=classes_trained(checkpoint, cfg))
     chosen.dataset.training = False
     return chosen.dataset
 

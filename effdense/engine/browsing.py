@@ -228,10 +228,6 @@ def _model(cfg: Any, split: datasets.Split) -> Any:
     options = dict(cfg["model"])
     options.setdefault("image_size", cfg["image_size"])
     target = resolve(MODELS, options.pop("type"), "model")
-    expected = {"detection": "DetectionDataset", "segmentation": "SegmentationDataset"}
-    kind = type(split.dataset).__name__
-    if kind != expected.get(target.task, "ClassificationDataset"):
-        raise ConfigError(f"{split.name}_dataloader.dataset gives a {kind}, which is not for a {target.task} model.")
     options["num_classes"] = datasets.check_class_count(
         options.get("num_classes"), split.records.class_map, split.source, task=target.task
     )

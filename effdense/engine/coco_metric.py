@@ -23,7 +23,7 @@ from effdense.evaluation import CocoScores, Found, Truth, evaluate_coco
 from effdense.evaluation.coco_ap import choose_backend
 from effdense.evaluation.coco_dump import write_results
 from effdense.evaluation.coco_scores import SUMMARY
-from effdense.evaluation.coco_truth import chosen_images
+from effdense.evaluation.coco_truth import chosen_images, for_classes, truth_of_split
 from effdense.evaluation.curves import Curves, curves_of
 from effdense.evaluation.detection_confusion import DetectionConfusion, detection_confusion
 from effdense.evaluation.voc_ap import voc_ap
@@ -84,7 +84,10 @@ class CocoMetric(BaseMetric):
     def bind_dataset(self, dataset: Any) -> None:
         """Score against the annotation file that a dataset was read from, or its records where there is no one file."""
         records = dataset.records
-        self._bind(truth_of_split(records), records.class_map, records.image_ids)
+        truth, refused = truth_of_split(records)
+        if refused:
+            print_log(f"scoring against the records, not the file: {refused}", "current", logging.WARNING)
+        self._bind(truth, records.class_map, records.image_ids)
 
     def _bind(self, truth: Truth, class_map: ClassMap, image_ids: Iterable[int]) -> None:
         self.image_ids = [int(i) for i in image_ids]
@@ -201,36 +204,6 @@ class CocoMetric(BaseMetric):
             best = scores.curves.best()
             threshold = best.score if best.score >= 0 else 0.0
         return detection_confusion(truth, found, score_threshold=threshold)
-
-
-def for_classes(truth: Truth, class_map: ClassMap) -> Truth:
-    """Ground truth for the classes of a model, whichever of them its file lists."""
-    ids = np.array(class_map.category_ids, np.int64)
-    known = truth.where(np.isin(truth.category, ids))
-    return dataclasses.replace(known, category_ids=ids, class_names=tuple(class_map.names))
-
-
-def truth_of_split(records: Any) -> Truth:
-    """Ground truth of a split: the file of a single COCO file as pycocotools reads it, else the records.
-
-    A file that does not list these images and classes (classes were renamed or mapped), and one that is refused, give
-    way to the records, which were read from it with a report.
-    """
-    path = records.annotation_file
-    if path is None or Path(path).suffix.lower() != ".json":
-        return Truth.from_records(records)
-    try:
-        truth = Truth.from_coco(path)
-    except DataError as error:
-        print_log(f"scoring against the records, not the file: {error}", logger="current", level=logging.WARNING)
-        return Truth.from_records(records)
-    names = dict(zip(truth.category_ids.tolist(), truth.class_names, strict=True))
-    own = dict(zip(records.class_map.category_ids, records.class_map.names, strict=True))
-    if any(names.get(number, name) != name for number, name in own.items()):
-        return Truth.from_records(records)
-    if not np.isin(records.image_ids, truth.image_ids).all():
-        return Truth.from_records(records)
-    return for_classes(truth, records.class_map)
 
 
 def _to_numpy(values: torch.Tensor) -> NDArray[Any]:

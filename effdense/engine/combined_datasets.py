@@ -51,6 +51,8 @@ def Concat(
     """
     if isinstance(datasets, Mapping) or not isinstance(datasets, Sequence) or not datasets:
         raise ConfigError(f"datasets must be a list of data sets, [dict(type=...), ...], got {datasets!r}.")
+    if type(seed) is not int or seed < 0:
+        raise ConfigError(f"seed of a combined data set must be a whole number of at least 0, got {seed!r}.")
     parts, times, report = [], [], DataReport()
     for number, config in enumerate(datasets):
         options = dict(config) if isinstance(config, Mapping) else {"type": config}

@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 
 from effdense.engine import registry as reg
-from effdense.engine.combined_datasets import nested
+from effdense.engine.combined_datasets import PART_KEYS, nested
 from effdense.errors import ConfigError, did_you_mean
 
 _DATALOADER_KEYS = frozenset(
@@ -129,6 +129,7 @@ _FILLED_IN = frozenset({"num_classes", "image_size", "size", "end", "save_dir"})
 _EXTRA: dict[str, frozenset[str]] = {
     "optim_wrapper": frozenset({"optimizer", "paramwise_cfg", "constructor", "clip_grad"}),
     "param_scheduler": frozenset({"convert_to_iter_based"}),
+    "datasets": PART_KEYS,
     "custom_hooks": frozenset({"priority"}),
     "default_hooks": frozenset({"priority"}),
 }
@@ -217,8 +218,7 @@ def _check_nested(dataset: Mapping[str, Any], where: str, source: str) -> None:
             raise ConfigError(
                 f"{source}: {place}.transforms: transforms belong to the outer data set; move them there."
             )
-        own = {key: value for key, value in node.items() if key not in more}
-        _check_typed(own, reg.DATASETS, None, place, "dataset", source)
+        _check_typed(node, reg.DATASETS, None, place, "datasets" if more else "dataset", source)
 
 
 def _check_values(cfg: Mapping[str, Any], source: str) -> None:
@@ -232,20 +232,39 @@ def _check_values(cfg: Mapping[str, Any], source: str) -> None:
         value = _lookup(cfg, path)
         if value is not None and (type(value) is not int or value < 1):
             raise ConfigError(f"{source}: {path} must be a whole number of at least 1, got {value!r}.")
+    for split in _SPLITS:
+        _check_loader(cfg, f"{split}_dataloader", source)
     sampler = _lookup(cfg, "train_dataloader.sampler")
     if sampler is not None and not isinstance(sampler, Mapping):
         raise ConfigError(
             f"{source}: train_dataloader.sampler must be dict(type='RepeatFactor', ...), got {sampler!r}."
         )
-    for path in (f"{split}_dataloader.group_by_aspect" for split in _SPLITS):
-        if type(_lookup(cfg, path)) not in (bool, type(None)):
-            raise ConfigError(f"{source}: {path} must be True or False, got {_lookup(cfg, path)!r}.")
     scaling = cfg.get("auto_scale_lr") or {}
     if scaling.get("enable") and "base_batch_size" not in scaling:
         raise ConfigError(f"{source}: auto_scale_lr needs base_batch_size, the batch that the config's LR is for.")
     for split in ("val", "test"):
         if not isinstance(cfg.get(f"{split}_evaluator") or {}, Mapping):
             raise ConfigError(f"{source}: {split}_evaluator must be one dict(type='CocoMetric', ...), not a list.")
+
+
+def _check_loader(cfg: Mapping[str, Any], where: str, source: str) -> None:
+    """Options of a loader, which torch would take as they are and stumble over later, if at all."""
+    for key in ("persistent_workers", "pin_memory", "shuffle", "drop_last", "group_by_aspect"):
+        value = _lookup(cfg, f"{where}.{key}")
+        if value is not None and not isinstance(value, bool):
+            raise ConfigError(f"{source}: {where}.{key} must be True or False, got {value!r}.")
+    for key, low in (("num_workers", 0), ("prefetch_factor", 1)):
+        value = _lookup(cfg, f"{where}.{key}")
+        if value is not None and (type(value) is not int or value < low):
+            raise ConfigError(f"{source}: {where}.{key} must be a whole number of at least {low}, got {value!r}.")
+    seconds = _lookup(cfg, f"{where}.timeout")
+    if seconds is not None and (type(seconds) not in (int, float) or not 0 <= seconds < float("inf")):
+        raise ConfigError(f"{source}: {where}.timeout must be a number of seconds, 0 for none, got {seconds!r}.")
+    steps = _lookup(cfg, f"{where}.dataset.transforms")
+    if steps is not None and (
+        not isinstance(steps, (list, tuple)) or not all(isinstance(step, Mapping) for step in steps)
+    ):
+        raise ConfigError(f"{source}: {where}.dataset.transforms must be a list, [dict(type=...), ...], got {steps!r}.")
 
 
 def _check_typed(

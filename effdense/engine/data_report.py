@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from effdense.data.checks.check import DataReport
 from effdense.data.checks.dataset_check import SplitToCheck
+from effdense.data.checks.source_check import unreadable
 from effdense.data.records import ClassMap
 from effdense.engine import datasets as datasets  # registers all data sets
 from effdense.engine.combined_datasets import following, is_combined
@@ -74,12 +74,5 @@ def _read(name: str, data: dict[str, Any], classes: Any, class_map: ClassMap | N
     try:
         records, report = reader(**options, class_map=class_map, training=name == "train")
     except DataError as error:
-        return SplitToCheck(name, None, unreadable(where, error))
+        return SplitToCheck(name, None, unreadable(where, where, error))
     return SplitToCheck(name, records, report)
-
-
-def unreadable(source: str, error: DataError) -> DataReport:
-    """The report of a split that could not be read at all."""
-    report = DataReport(source)
-    report.add("error", "unreadable-split", f"the split cannot be read: {error}", [source])
-    return report

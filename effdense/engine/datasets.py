@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -47,7 +48,7 @@ from effdense.engine.combined_datasets import check_joined_masks, following, sam
 from effdense.engine.detection_datasets import shapes_folder, size_range
 from effdense.engine.distributed import on_main_then_all, rank_and_world
 from effdense.engine.loading import is_elsewhere, plan_of, set_worker_defaults
-from effdense.engine.registry import DATASETS, TRANSFORMS, resolve
+from effdense.engine.registry import DATASETS, MODELS, TRANSFORMS, resolve
 from effdense.engine.shard_datasets import build_shard_shuffle, is_shard_shuffle
 from effdense.errors import ConfigError, DataError
 
@@ -249,6 +250,7 @@ def build_split(cfg: Mapping[str, Any], name: str, *, seed: int, class_map: Clas
     training = name == "train"
     records, report = reader(**dataset, class_map=class_map, training=training)
     _raise_errors(name, report)
+    _check_task(cfg, records, name)
     check = dict(cfg.get("data_check") or {})
     if check.get("enable", True) and not is_elsewhere(records):
         checker, usual = _CHECKS[type(records)]
@@ -267,7 +269,36 @@ def build_split(cfg: Mapping[str, Any], name: str, *, seed: int, class_map: Clas
     samples = _DATASETS[type(records)][0](records, transforms, seed=seed, training=training, store=store)
     samples.metainfo = {"classes": records.class_map.names}  # read by mmengine's loops
     report = report if plan is None else report.merge(plan.report)
-    return Split(name, samples, records, report, loader, "" if plan is None else plan.text)
+    split = Split(name, samples, records, report, loader, "" if plan is None else plan.text)
+    if check.get("enable", True) and not is_elsewhere(records):
+        _try_out(split)
+    return split
+
+
+def _check_task(cfg: Mapping[str, Any], records: Any, name: str) -> None:
+    """Raise ConfigError for a data set of another task than the model's."""
+    model = cfg.get("model") or {}
+    if "type" not in model:
+        return
+    task = getattr(resolve(MODELS, model["type"], "model"), "task", None)
+    found = _DATASETS[type(records)][0].__name__.removesuffix("Dataset").lower()
+    if task is not None and found != task:
+        raise ConfigError(
+            f"{name}_dataloader.dataset is for {found}, a {task} model needs one of its own task; choose another "
+            f"dataset, or another model than {model['type']}."
+        )
+
+
+def _try_out(split: Split) -> None:
+    """A sample or two through the transforms into a batch, so that what cannot work is said before a run begins.
+
+    Two, of different sizes where the records know them, show transforms that do not make pictures one size.
+    """
+    chosen = [0]
+    sizes = getattr(split.records, "sizes", None)
+    if split.loader.get("batch_size", 1) > 1 and sizes is not None:
+        chosen += np.flatnonzero((sizes != sizes[0]).any(1))[:1].tolist()
+    split.collate([split.dataset[index] for index in chosen])
 
 
 def compare_splits(train: Split, val: Split) -> None:

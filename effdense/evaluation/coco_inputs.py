@@ -96,10 +96,7 @@ def index(value: Any, place: str) -> int:
 
 def box_column(values: Sequence[Any], place: Any) -> NDArray[np.float64]:
     """(n, 4) float64; ``place(i)`` names an entry that is not four numbers."""
-    try:
-        column = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError, RuntimeError):
-        column = np.zeros(0)
+    column = _numbers(values)
     if column.shape == (len(values), 4):
         return column
     return np.array([_box(value, place(i)) for i, value in enumerate(values)], np.float64).reshape(-1, 4)
@@ -110,9 +107,18 @@ def first(values: Sequence[Any]) -> str:
     return ", ".join(repr(value) for value in values[:SHOWN]) + (", ..." if len(values) > SHOWN else "")
 
 
+def _numbers(values: Sequence[Any]) -> NDArray[np.float64]:
+    """As float64; an empty array where they are not all numbers (text is none, whatever it spells)."""
+    try:
+        column = np.array(values)
+    except (TypeError, ValueError, RuntimeError):
+        return np.zeros(0)
+    return column.astype(np.float64) if column.dtype.kind in "iuf" else np.zeros(0)
+
+
 def _box(value: Any, place: str) -> list[float]:
     try:
-        box = [float(number) for number in value]
+        box = [] if isinstance(value, str) else [_number(number) for number in value]
     except (TypeError, ValueError):
         box = []
     if len(box) != 4:
@@ -122,10 +128,10 @@ def _box(value: Any, place: str) -> list[float]:
 
 def _load_results(path: Path) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"No result file at {path.absolute()}; expected a COCO result JSON.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path.absolute()} cannot be read as COCO result JSON: {error}") from error
     if not isinstance(content, list):
         raise DataError(
@@ -167,31 +173,30 @@ def _from_dicts(detections: Sequence[Mapping[str, Any]], masks: bool) -> Found:
                 raise DataError(f"detections[{i}]: key {key!r} is missing; it has {sorted(detection)}.")
     image = id_column(detections, "image_id", "detections")
     category = id_column(detections, "category_id", "detections")
-    try:
-        score = np.array([detection["score"] for detection in detections], np.float64).reshape(len(detections))
-    except (TypeError, ValueError, RuntimeError):
+    score = _numbers([detection["score"] for detection in detections])
+    if score.shape != (len(detections),):
         score = np.array([_score(d["score"], f"detections[{i}]") for i, d in enumerate(detections)], np.float64)
     if not masks:
         boxes = box_column([detection["bbox"] for detection in detections], lambda i: f"detections[{i}]")
         return Found(image, category, boxes, score)
-    from pycocotools import mask
+    from effdense.data import run_lengths
 
     rle = [detection["segmentation"] for detection in detections]
-    for i, runs in enumerate(rle):
-        if not isinstance(runs, Mapping) or not isinstance(runs.get("counts"), (str, bytes)):
-            raise DataError(
-                f"detections[{i}]: segmentation is a {type(runs).__name__}; expected compressed RLE "
-                "(pycocotools.mask.encode)."
-            )
-    boxes = np.asarray(mask.toBbox(rle), np.float64).reshape(-1, 4) if rle else np.zeros((0, 4))
-    return Found(image, category, boxes, score, rle)
+    run_lengths.require_masks(rle, lambda i: f"detections[{i}]")
+    return Found(image, category, run_lengths.boxes(rle), score, rle)
 
 
 def _score(value: Any, place: str) -> float:
     try:
-        return float(value)
+        return _number(value)
     except (TypeError, ValueError):
         raise DataError(f"{place}: score is {value!r}; expected a number.") from None
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, (str, bytes)):
+        raise TypeError("text")
+    return float(value)
 
 
 def _require_finite(what: str, numbers: NDArray[np.float64]) -> None:

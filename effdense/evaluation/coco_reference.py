@@ -123,11 +123,11 @@ def _overlaps(
         if not len(gt) or not len(dt):
             tables.append([])
         elif masks:
-            from pycocotools import mask
+            from effdense.data import run_lengths
 
             assert truth.rle is not None and found.rle is not None
             d, g = [found.rle[j] for j in dt.tolist()], [truth.rle[j] for j in gt.tolist()]
-            tables.append(np.asarray(mask.iou(d, g, truth.is_crowd[gt].astype(int).tolist())).tolist())
+            tables.append(run_lengths.overlaps(d, g, truth.is_crowd[gt]).tolist())
         else:
             theirs_each, own_each = np.repeat(found.xywh[dt], len(gt), axis=0), np.tile(truth.xywh[gt], (len(dt), 1))
             iou = pair_iou(theirs_each, own_each, np.tile(truth.is_crowd[gt], len(dt)))
@@ -138,9 +138,9 @@ def _overlaps(
 def _areas(found: Found, masks: bool) -> NDArray[np.float64]:
     if not masks:
         return found.xywh[:, 2] * found.xywh[:, 3]
-    from pycocotools import mask
+    from effdense.data import run_lengths
 
-    return np.asarray(mask.area(list(found.rle or ())), np.float64) if len(found) else np.zeros(0)
+    return run_lengths.areas(found.rle or ())
 
 
 def _annotations(side: Truth | Found, area: NDArray[np.float64], masks: bool) -> list[dict[str, Any]]:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from effdense.data import run_lengths
 from effdense.errors import DataError
 from effdense.evaluation.coco_inputs import box_column, first, id_column, index, require_known
 from effdense.evaluation.columns import Truth
+from effdense.evaluation.truth_masks import masks_of_annotations, place_of, runs_of_segment
 
 if TYPE_CHECKING:
+    from effdense.data import ClassMap
     from effdense.data.records import DetectionRecords
 
 
@@ -50,7 +54,7 @@ def read_truth(
         image, category = image[kept], category[kept]
         names = [names[i] for i in np.searchsorted(known_ids, wanted).tolist()]
         known_ids = wanted
-    rle = _masks(name, annotations, images, image, image_ids, at) if masks else None
+    rle = masks_of_annotations(name, annotations, images, image, image_ids, at) if masks else None
     boxes = _boxes(name, annotations, rle)
     files = tuple(str(images[i].get("file_name", "")) for i in at.tolist())
     return Truth(
@@ -84,7 +88,7 @@ def truth_of_records(records: DetectionRecords, *, masks: bool = False) -> Truth
         if records.segments is None:
             raise DataError(f"{name}: the records hold no outlines; read the split with segments=True.")
         sizes = np.repeat(records.sizes, counts, axis=0).tolist()
-        rle = [_runs_of_segment(records.segments[row], size, f"{name}: object {row}") for row, size in enumerate(sizes)]
+        rle = [runs_of_segment(records.segments[row], size, f"{name}: object {row}") for row, size in enumerate(sizes)]
     return Truth(
         name=name,
         image_ids=image_ids.astype(np.int64),
@@ -98,6 +102,37 @@ def truth_of_records(records: DetectionRecords, *, masks: bool = False) -> Truth
         rle=rle,
         file_names=tuple(str(records.names[int(i)]) for i in order),
     )
+
+
+def truth_of_split(records: DetectionRecords) -> tuple[Truth, str]:
+    """Ground truth of a split: the file of a single COCO file as pycocotools reads it, else the records.
+
+    A file that does not list these images and classes (classes were renamed or mapped), and one that is refused, give
+    way to the records, which were read from it with a report. Scored are the images of ``records``, see ``Truth.on``.
+
+    Returns: the truth, and why a COCO file was refused, "" where it was not.
+    """
+    path = records.annotation_file
+    if path is None or Path(path).suffix.lower() != ".json":
+        return Truth.from_records(records), ""
+    try:
+        truth = Truth.from_coco(path)
+    except DataError as error:
+        return Truth.from_records(records), str(error)
+    names = dict(zip(truth.category_ids.tolist(), truth.class_names, strict=True))
+    own = dict(zip(records.class_map.category_ids, records.class_map.names, strict=True))
+    if any(names.get(number, name) != name for number, name in own.items()):
+        return Truth.from_records(records), ""
+    if not np.isin(records.image_ids, truth.image_ids).all():
+        return Truth.from_records(records), ""
+    return for_classes(truth, records.class_map), ""
+
+
+def for_classes(truth: Truth, class_map: ClassMap) -> Truth:
+    """Ground truth for the classes of a model, whichever of them its file lists."""
+    ids = np.array(class_map.category_ids, np.int64)
+    known = truth.where(np.isin(truth.category, ids))
+    return replace(known, category_ids=ids, class_names=tuple(class_map.names))
 
 
 def chosen_images(truth: Truth, image_ids: Sequence[int] | NDArray[Any] | None) -> NDArray[np.int64]:
@@ -116,7 +151,7 @@ def _load(source: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any
         return "ground truth", source
     path = Path(source)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"No annotation file at {path.absolute()}; expected a COCO annotation JSON.") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -137,21 +172,16 @@ def _categories(name: str, categories: Sequence[Mapping[str, Any]]) -> tuple[NDA
     return np.array([ids[i] for i in order], np.int64), [names[i] for i in order]
 
 
-def _place(name: str, annotations: Sequence[Mapping[str, Any]], i: int) -> str:
-    return f"{name}: annotations[{i}] (id {annotations[i].get('id')})"
-
-
 def _boxes(name: str, annotations: Sequence[Mapping[str, Any]], rle: Sequence[Any] | None) -> NDArray[np.float64]:
     values = [annotation.get("bbox") for annotation in annotations]
     if rle is not None and any(value is None for value in values):
-        from pycocotools import mask
-
-        values = [mask.toBbox(rle[i]).tolist() if value is None else value for i, value in enumerate(values)]
-    boxes = box_column(values, lambda i: _place(name, annotations, i))
+        tight = run_lengths.boxes(rle).tolist()
+        values = [tight[i] if value is None else value for i, value in enumerate(values)]
+    boxes = box_column(values, lambda i: place_of(name, annotations, i))
     wrong = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
     if wrong.size:
         i = int(wrong[0])
-        raise DataError(f"{_place(name, annotations, i)}: bbox is {values[i]}; every number must be finite.")
+        raise DataError(f"{place_of(name, annotations, i)}: bbox is {values[i]}; every number must be finite.")
     return boxes
 
 
@@ -167,7 +197,7 @@ def _areas(name: str, annotations: Sequence[Mapping[str, Any]], boxes: NDArray[n
             areas[i] = np.nan
         if not np.isfinite(areas[i]):
             raise DataError(
-                f"{_place(name, annotations, i)}: area is {value!r}; expected a finite number of px, or no such key "
+                f"{place_of(name, annotations, i)}: area is {value!r}; expected a finite number of px, or no such key "
                 "(then the box area counts)."
             )
     return areas
@@ -180,56 +210,5 @@ def _crowds(name: str, annotations: Sequence[Mapping[str, Any]]) -> NDArray[np.b
         try:
             crowds[i] = bool(int(value or 0))
         except (TypeError, ValueError):
-            raise DataError(f"{_place(name, annotations, i)}: iscrowd is {value!r}; expected 0 or 1.") from None
+            raise DataError(f"{place_of(name, annotations, i)}: iscrowd is {value!r}; expected 0 or 1.") from None
     return crowds
-
-
-def _masks(
-    name: str,
-    annotations: Sequence[Mapping[str, Any]],
-    images: Sequence[Mapping[str, Any]],
-    image: NDArray[np.int64],
-    image_ids: NDArray[np.int64],
-    at: NDArray[np.int64],
-) -> list[Any]:
-    """Compressed run lengths of every annotation, as pycocotools' annToRLE makes them."""
-    owners = at[np.searchsorted(image_ids, image)].tolist()
-    masks = []
-    for i, (annotation, owner) in enumerate(zip(annotations, owners, strict=True)):
-        shape = annotation.get("segmentation")
-        if shape is None or annotation.get("area") is None:
-            raise DataError(
-                f"{_place(name, annotations, i)}: 'segmentation' and 'area' are needed to compare masks; at least one "
-                "is missing."
-            )
-        size = images[owner].get("height"), images[owner].get("width")
-        masks.append(_runs(shape, size, _place(name, annotations, i)))
-    return masks
-
-
-def _runs(shape: Any, size: tuple[Any, Any], place: str) -> Any:
-    from pycocotools import mask
-
-    compressed = isinstance(shape, Mapping) and isinstance(shape.get("counts"), (str, bytes))
-    if compressed and isinstance(shape.get("size"), (list, tuple)):
-        return shape
-    try:
-        height, width = (int(side) for side in size)
-    except (TypeError, ValueError):
-        raise DataError(f"{place}: masks need width and height of its image, found {size[::-1]}.") from None
-    try:
-        if isinstance(shape, Mapping):
-            return mask.frPyObjects(dict(shape), height, width)
-        if isinstance(shape, (list, tuple)) and shape:
-            return mask.merge(mask.frPyObjects([list(map(float, ring)) for ring in shape], height, width))
-    except Exception as error:  # the Cython code raises bare Exception
-        raise DataError(f"{place}: segmentation cannot be read as polygons or run lengths: {error}") from error
-    raise DataError(f"{place}: segmentation is {shape!r}; expected polygons [[x1, y1, x2, y2, ...], ...] or RLE.")
-
-
-def _runs_of_segment(segment: Any, size: Sequence[int], place: str) -> Any:
-    if segment is None:
-        raise DataError(f"{place} has no outline; 'segm' needs one for each object.")
-    if segment.rle is not None:
-        return segment.rle
-    return _runs([ring.astype(np.float64).ravel().tolist() for ring in segment.polygons], (size[0], size[1]), place)

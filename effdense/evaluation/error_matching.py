@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from effdense.data import run_lengths
 from effdense.errors import ConfigError, DataError
 from effdense.evaluation.columns import Found, Truth
 
@@ -258,8 +259,8 @@ def _overlaps(
     crowd: bool,
 ) -> NDArray[np.float64]:
     """(len(rows), len(objects)) IoU as pycocotools computes it; in a crowd the share of the detection inside."""
-    flags = [int(crowd)] * len(objects)
     if iou_type == "bbox":
-        return np.asarray(coco_mask.iou(found.xywh[rows], truth.xywh[objects], flags))
+        return np.asarray(coco_mask.iou(found.xywh[rows], truth.xywh[objects], [int(crowd)] * len(objects)))
     given, wanted = cast(Sequence[Any], found.rle), cast(Sequence[Any], truth.rle)
-    return np.asarray(coco_mask.iou([given[row] for row in rows], [wanted[row] for row in objects], flags))
+    flags = np.full(len(objects), crowd)
+    return run_lengths.overlaps([given[row] for row in rows], [wanted[row] for row in objects], flags)

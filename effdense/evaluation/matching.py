@@ -127,10 +127,9 @@ def _at(masks: Sequence[object] | None, i: int) -> object:
 def _found_areas(found: Found, rows: NDArray[np.int64], masks: bool) -> NDArray[np.float64]:
     if not masks:
         return found.xywh[rows, 2] * found.xywh[rows, 3]
-    from pycocotools import mask
+    from effdense.data import run_lengths
 
-    runs = [_at(found.rle, i) for i in rows.tolist()]
-    return np.asarray(mask.area(runs), np.float64) if runs else np.zeros(0)
+    return run_lengths.areas([_at(found.rle, i) for i in rows.tolist()])
 
 
 def _rank_within(cells: NDArray[np.int64]) -> NDArray[np.int64]:

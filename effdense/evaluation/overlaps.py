@@ -103,20 +103,17 @@ def _mask_pairs(
     is_crowd: NDArray[np.bool_],
     minimum: float,
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
-    from pycocotools import mask
+    from effdense.data import run_lengths
 
     parts = []
     borders = np.flatnonzero(np.diff(found_cell[rows], prepend=-1, append=-1))
     for start, stop in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
         others = range(int(first[start]), int(first[start] + counts[start]))
-        iou = np.asarray(
-            mask.iou(
-                [found[i] for i in rows[start:stop].tolist()],
-                [truth[j] for j in others],
-                is_crowd[others.start : others.stop].astype(int).tolist(),
-            ),
-            np.float64,
-        ).reshape(stop - start, len(others))
+        iou = run_lengths.overlaps(
+            [found[i] for i in rows[start:stop].tolist()],
+            [truth[j] for j in others],
+            is_crowd[others.start : others.stop],
+        )
         detection, other = np.nonzero(iou >= minimum)
         parts.append((rows[start + detection], others.start + other, iou[detection, other]))
     return parts

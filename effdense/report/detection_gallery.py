@@ -17,6 +17,7 @@ from effdense.visualize.gallery import Mark, detection_panel, gallery_legend
 from effdense.visualize.legend import with_legend
 
 _HALF = 440  # px of each of the two halves of a panel
+_MOST_FALSE = 15  # boxes drawn on a panel, the surest; under more the picture is not seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,8 @@ def _panel(name: str, row: int, source: PanelSource, problems: list[str]) -> Pic
         f"{called}: lost {ranking.lost[row]:.2f}, {ranking.false[row]} false, {ranking.missed[row]} missed, "
         f"{ranking.right[row]} right"
     )
+    if ranking.false[row] > _MOST_FALSE:
+        caption += f" (drawn: the {_MOST_FALSE} surest false ones)"
     return photo(f"{name}_{file_part(Path(called).stem)}", drawn, f"truth and detections of {called}", caption)
 
 
@@ -82,7 +85,11 @@ def _said_marks(row: int, source: PanelSource) -> list[Mark]:
     names = truth.class_names
     marks = [mark for mark in _truth_marks(row, source) if mark.fate == "missed"]
     rows = np.flatnonzero(source.ranking.shown & (found.image == truth.image_ids[row]))
-    for i in rows[np.argsort(found.score[rows], kind="stable")].tolist():
+    rows = rows[np.argsort(found.score[rows], kind="stable")]
+    hidden = set(rows[matching.is_false[rows]][:-_MOST_FALSE].tolist())
+    for i in rows.tolist():
+        if i in hidden:
+            continue
         kind, said = int(matching.kind[i]), f"{names[matching.detection_class[i]]} {found.score[i]:.2f}"
         fate = "right" if kind == CORRECT else "excused" if matching.excused[i] else "wrong"
         if fate == "wrong":

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from effdense.data.image_io import read_image
-from effdense.data.readers.coco import escapes
+from effdense.data.readers.coco_entries import escapes
 from effdense.errors import DataError
 from effdense.visualize.gallery import placeholder
 

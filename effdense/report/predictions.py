@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from effdense.data import DetectionRecords, read_image
 from effdense.errors import ConfigError, DataError
 from effdense.evaluation import evaluate_coco
+from effdense.evaluation.coco_truth import truth_of_split
 from effdense.evaluation.columns import Found, Truth
 from effdense.evaluation.curves import curves_of
 from effdense.evaluation.detection_confusion import detection_confusion
@@ -28,12 +29,15 @@ _NO_THRESHOLD = 0.5  # where no F1 is to be had
 
 
 def truth_of(records: DetectionRecords) -> Truth:
-    """Ground truth of a split: as its annotation file has it where there is one, else as the records do."""
-    file = records.annotation_file
-    if file is None or file.suffix.lower() != ".json":
-        return Truth.from_records(records)
-    truth = Truth.from_coco(file, category_ids=np.array(records.class_map.category_ids, np.int64))
+    """Ground truth of a split, the one that its scores are computed from, on its images."""
+    truth, _ = truth_of_split(records)
     return truth.on(np.unique(records.image_ids))
+
+
+def check_iou(iou: float) -> None:
+    """Raise ConfigError for an IoU that no detection can be called right from."""
+    if not 0.1 < iou <= 1:
+        raise ConfigError(f"--iou must be above 0.1 (below it, a box is on nothing) and at most 1, got {iou:g}.")
 
 
 def detection_result(
@@ -54,8 +58,7 @@ def detection_result(
 
     Raises: ConfigError for an IoU outside (0.1, 1] or a threshold outside 0..1; DataError for columns that do not fit.
     """
-    if not 0.1 < iou <= 1:
-        raise ConfigError(f"--iou must be above 0.1 (below it, a box is on nothing) and at most 1, got {iou:g}.")
+    check_iou(iou)
     most = max(1.0, float(found.score.max(initial=0)))
     if threshold is not None and not 0 <= threshold <= most:
         raise ConfigError(f"--score-threshold must be in 0..{most:g}, as the scores are; got {threshold:g}.")

@@ -51,6 +51,11 @@ def run(arguments: argparse.Namespace) -> int | None:
             "analyze takes the folder of a run, or --annotations JSON and --predictions JSON"
             + (", not both." if arguments.source is not None else ".")
         )
+    from effdense.report.predictions import check_iou
+
+    check_iou(arguments.iou)  # before minutes of evaluation
+    if arguments.score_threshold is not None and not arguments.score_threshold >= 0:
+        raise ConfigError(f"--score-threshold must be at least 0, as scores are, got {arguments.score_threshold:g}.")
     document, numbers, lines, out = _of_files(arguments) if arguments.source is None else _of_run(arguments)
     from effdense.report import write_report
 

@@ -5,6 +5,7 @@ Every chart is on white, so that it reads the same on a dark page. Symbols: K cl
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,9 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _drawn(figure: Any) -> np.ndarray:
-    figure.canvas.draw()
+    with warnings.catch_warnings():  # letters that the font lacks are boxes; the tables have the names
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 

@@ -10,7 +10,7 @@ import torch
 
 from effdense.engine.config import check_config, load_config
 from effdense.engine.registry import MODELS, resolve
-from effdense.engine.run import _METRICS
+from effdense.engine.run_parts import METRIC_OF_TASK
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
@@ -50,7 +50,10 @@ def test_a_run_validates_and_keeps_its_best(path: Path) -> None:
     cfg = load_config(path)
     assert cfg.train_cfg.max_epochs >= cfg.train_cfg.val_interval
     task = resolve(MODELS, cfg.model.type, "model").task
-    assert cfg.default_hooks.checkpoint.get("save_best", "auto") == "auto" and cfg.val_evaluator.type == _METRICS[task]
+    assert (
+        cfg.default_hooks.checkpoint.get("save_best", "auto") == "auto"
+        and cfg.val_evaluator.type == METRIC_OF_TASK[task]
+    )
     # Sections of a base that a config overrides must still be whole.
     check_config(cfg.to_dict())
     assert {"train_dataloader", "val_dataloader", "optim_wrapper", "param_scheduler"} <= set(cfg.to_dict())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from effdense.data.records import ClassMap, DetectionRecords, ImageRecord, PackedStrings
+from effdense.data.segments import PackedSegments, Segment
 from effdense.errors import DataError
 
 
@@ -117,3 +118,29 @@ def test_arrays_that_disagree_are_refused():
     fields = {**good.__dict__, "labels": good.labels[:1]}
     with pytest.raises(DataError, match="disagree"):
         DetectionRecords(**fields)
+
+
+def test_outlines_are_taken_in_any_order_and_cannot_be_changed_through_a_sample():
+    ring = np.array([[0, 0], [4, 0], [4, 3]], np.float32)
+    run = Segment(rle={"size": [2, 2], "counts": b"04"})
+    packed = PackedSegments.pack([Segment((ring, ring + 5)), None, run, Segment((ring + 1,))])
+    for rows in ([3, 0, 2, 1, 3], [-1, 1], [], np.array([True, False, True, False])):
+        taken = packed.take(rows)
+        chosen = np.arange(4)[rows if len(rows) else slice(0)]
+        expected = PackedSegments.pack(packed[int(i)] for i in chosen)
+        for name in ("points", "point_of", "ring_of", "runs", "run_of", "run_sizes"):
+            assert np.array_equal(getattr(taken, name), getattr(expected, name)), name
+    with pytest.raises(IndexError):
+        packed.take([4])
+    with pytest.raises(ValueError, match="read-only"):
+        packed[0].polygons[0][:] = 0
+
+
+def test_a_subset_by_mask_or_from_the_end():
+    records = DetectionRecords.from_images([record(i, i) for i in range(4)], CLASSES)
+    for rows, ids in ((np.array([False, True, False, True]), [1, 3]), ([-1], [3]), ([], [])):
+        chosen = records.subset(rows)
+        assert chosen.image_ids.tolist() == ids and np.diff(chosen.offsets).tolist() == ids
+        assert [chosen.path(i) for i in range(len(ids))] == [records.path(i) for i in ids]
+    with pytest.raises(IndexError):
+        records.subset([4])

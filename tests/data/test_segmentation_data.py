@@ -116,3 +116,10 @@ def test_wrong_use(records):
         SegmentationDataset(records, [3], training=True)
     with pytest.raises(IndexError):
         dataset[4]
+
+
+def test_the_truth_is_no_view_of_the_mask(records):
+    sample = SegmentationDataset(records, [], training=False)[0]
+    before = sample["truth"].copy()
+    sample["mask"][:] = 7
+    assert np.array_equal(sample["truth"], before)

@@ -1,4 +1,4 @@
-"""Boxes scored by two processes over gloo: the numbers, the result file and the report of one, to the last byte."""
+"""Boxes scored by two or three processes over gloo: numbers, result file and report of one, to the last byte."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from effdense.data import ClassMap
@@ -71,7 +72,7 @@ def score(truth: Path, folder: Path, batches: list[list[dict[str, Any]]]) -> dic
     return numbers
 
 
-TWO = """
+MORE = """
 import sys
 from pathlib import Path
 from effdense.engine.distributed import init_distributed, rank_and_world
@@ -81,23 +82,27 @@ init_distributed("pytorch", backend="gloo", timeout=60)
 truth, folder = Path(sys.argv[1]), Path(sys.argv[2])
 own = results(truth)
 rank, _ = rank_and_world()
-score(truth, folder, [[own[5], own[0]], [own[3]]] if rank == 0 else [[own[6], own[1], own[4], own[2]]])
+# The third rank, where there is one, sees no image at all.
+shares = [[[own[5], own[0]], [own[3]]], [[own[6], own[1], own[4], own[2]]], []]
+score(truth, folder, shares[rank])
 print("done", rank)
 """
 
 
-def test_two_processes_score_as_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_processes_score_as_one(tmp_path: Path, ranks: int) -> None:
     truth = tmp_path / "truth.json"
     write_truth(truth)
-    one, two = tmp_path / "one", tmp_path / "two"
+    one, more = tmp_path / "one", tmp_path / "more"
     one.mkdir()
-    two.mkdir()
+    more.mkdir()
     samples = results(truth)
     numbers = score(truth, one, [[sample] for sample in samples])
     assert 0 < numbers["coco/AP"] < 1 and numbers["coco/F1"] > 0
-    for rank, (code, out, err) in enumerate(pair(TWO, str(truth), str(two), data=tmp_path)):
+    for rank, (code, out, err) in enumerate(pair(MORE, str(truth), str(more), data=tmp_path, ranks=ranks)):
         assert (code, out.strip()) == (0, f"done {rank}"), err
     for name in ("results.json", "scores.json"):
-        assert (one / name).read_bytes() == (two / name).read_bytes()
+        assert (one / name).read_bytes() == (more / name).read_bytes()
     expected = (one / "numbers0.json").read_bytes()
-    assert (two / "numbers0.json").read_bytes() == (two / "numbers1.json").read_bytes() == expected
+    for rank in range(ranks):
+        assert (more / f"numbers{rank}.json").read_bytes() == expected

@@ -99,12 +99,13 @@ def test_a_script_without_arguments_says_how_it_is_used(script: str, tmp_path: P
 # -- two processes -----------------------------------------------------------------------------------------------------
 
 
-def pair(code: str, *arguments: str, data: Path, timeout: int = 180) -> list[tuple[int, str, str]]:
-    """Run a program as rank 0 and rank 1 of a group: (exit code, stdout, stderr) of each; both must end in time."""
+def pair(code: str, *arguments: str, data: Path, timeout: int = 180, ranks: int = 2) -> list[tuple[int, str, str]]:
+    """Run a program as rank 0, rank 1, ... of a group: (exit code, stdout, stderr) of each; both must end in time."""
     port = str(free_port())
     processes = []
-    for rank in ("0", "1"):
-        env = environment(data, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    for rank in map(str, range(ranks)):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(ranks)}
+        env = environment(data, **place, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-c", code, *arguments],

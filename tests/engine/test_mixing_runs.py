@@ -17,7 +17,7 @@ from effdense.engine.hooks.transform_stages import TransformStagesHook, without_
 from effdense.engine.models import DetectionModel
 from effdense.engine.run import test as evaluate
 from effdense.engine.run import train
-from effdense.errors import ConfigError
+from effdense.errors import ConfigError, ShapeError
 from tests.engine.test_run import log_text
 
 MIXING = """
@@ -118,4 +118,33 @@ val_dataloader["group_by_aspect"] = True
 def test_faults_are_said_before_anything_is_written(tiny_config: Any, tmp_path: Path, more: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         train(tiny_config("faulty", more + "\n"), work_dir=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("transforms[0]['interpolation'] = 'lanczos'", "interpolation must be one of"),
+        ("transforms[0]['scale'] = 2", r"ScaleJitterCrop\.scale must be \(low, high\)"),
+        ("transforms[0]['class_ratio_cap'] = .5", "looks at the classes of a mask"),
+        ("transforms[1]['prob'] = 'a'", r"HorizontalFlip\.prob must be a number"),
+        ("transforms.append('Mosaic')", "must be a list"),
+        ("transforms.append(dict(type='RandomAffine', interpolation='bogus'))", "RandomAffine.interpolation"),
+        ("transforms.append(dict(type='CopyPaste', boxes='yes'))", "CopyPaste.boxes must be True or False"),
+        ("transforms.append(dict(type='RandAugment'))", "Set photometric_only=True"),
+        ("transforms.append(dict(type='RandomErasing', fill=(1, 2)))", "RandomErasing.fill"),
+        ("del transforms[0]", "All pictures of a batch must have one size"),
+        ("train_dataloader['num_workers'] = 1.5", "num_workers must be a whole number"),
+        ("train_dataloader['prefetch_factor'] = 0", "prefetch_factor must be a whole number of at least 1"),
+        ("train_dataloader['pin_memory'] = 'x'", "pin_memory must be True or False"),
+        ("train_dataloader['shuffle'] = 'no'", "shuffle must be True or False"),
+        ("train_dataloader['timeout'] = -1", "timeout must be a number of seconds"),
+    ],
+)
+def test_what_cannot_work_is_said_before_there_is_a_work_dir(
+    tiny_config: Any, tmp_path: Path, more: str, said: str
+) -> None:
+    named = more.replace("transforms", "train_dataloader['dataset']['transforms']")
+    with pytest.raises(ConfigError if "del " not in more else ShapeError, match=said):
+        train(tiny_config("wrong", named + "\n"), work_dir=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from effdense.data.records import ClassMap, DetectionRecords, ImageRecord
 from effdense.data.segments import Segment
 from effdense.errors import DataError
 from effdense.evaluation import Found, Truth, evaluate_coco
+from effdense.evaluation.coco_truth import truth_of_split
 
 RING = [10.0, 10.0, 50.0, 10.0, 50.0, 50.0, 10.0, 50.0]
 CONTENT: dict[str, Any] = {
@@ -113,3 +116,26 @@ def test_records_that_cannot_be_scored_are_named() -> None:
     )
     with pytest.raises(DataError, match=r"object 1 has no outline"):
         Truth.from_records(lost, masks=True)
+
+
+def test_a_split_is_scored_against_its_file_unless_that_says_something_else(tmp_path: Path) -> None:
+    content = {
+        "images": [{"id": 5, "file_name": "a.jpg"}, {"id": 20, "file_name": "b.jpg"}],
+        "categories": [{"id": i, "name": name} for i, name in ((3, "cat"), (7, "dog"))],
+        "annotations": [{"image_id": 5, "category_id": 3, "bbox": [0.1, 0.2, 30.3, 4.4]}],
+    }
+    file = tmp_path / "val.json"
+    split = dataclasses.replace(records(), annotation_file=file)
+    file.write_text(json.dumps(content))
+    truth, refused = truth_of_split(split)
+    assert (truth.xywh.tolist(), refused) == ([[0.1, 0.2, 30.3, 4.4]], "")
+
+    content["categories"][0]["name"] = "renamed"
+    file.write_text(json.dumps(content))
+    truth, refused = truth_of_split(split)
+    assert (len(truth), truth.class_names, refused) == (len(split.labels), ("cat", "dog"), "")
+
+    file.write_text("{}")
+    truth, refused = truth_of_split(split)
+    assert len(truth) == len(split.labels)
+    assert "'images' is missing" in refused

@@ -24,6 +24,7 @@ FEW_INSTANCES = 10
 IMBALANCE = 100  # times
 OUTLINE_IOU = 0.5
 _BLOCK = 1000
+_MANY_ROWS = 100
 
 
 def box_place(records: DetectionRecords, row: int, owners: NDArray[np.int64]) -> str:
@@ -49,6 +50,8 @@ def find_twins(records: DetectionRecords, report: DataReport) -> None:
             continue
         rows = np.sort(order[first:last])
         rows = rows[~records.is_crowd[rows]]
+        if len(rows) > _MANY_ROWS:  # pairs grow with the square, and equal boxes say nothing new
+            rows = rows[np.sort(np.unique(records.boxes[rows], axis=0, return_index=True)[1])]
         for a, b, iou in _overlapping(records.boxes, rows):
             text = f"{box_place(records, b, owners)} and annotation {records.annotation_ids[a]} (IoU {iou:.2f})"
             (same if iou > SAME_IOU else similar).append(text)
@@ -164,12 +167,8 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_\-]+", "", name).casefold()
 
 
-def find_class_names(class_map: ClassMap, report: DataReport, *, ids: bool, where: str = "") -> None:
-    """Names that differ in case or spaces only, and gaps between ids.
-
-    Args:
-        ids: whether the category ids are the file's own. where: put before every place.
-    """
+def find_class_names(class_map: ClassMap, report: DataReport, *, where: str = "") -> None:
+    """Names that differ in case or spaces only; ``where`` is put before every place."""
     groups: dict[str, list[str]] = {}
     for name in class_map.names:
         groups.setdefault(_plain(name), []).append(name)
@@ -178,13 +177,20 @@ def find_class_names(class_map: ClassMap, report: DataReport, *, ids: bool, wher
     report.add("warning", "similar-class-names", message, alike)
     padded = [f"{where}{name!r}" for name in class_map.names if name != name.strip() and len(groups[_plain(name)]) == 1]
     report.add("warning", "padded-class-name", "class names start or end with a space. Remove it.", padded)
-    first, last = class_map.category_ids[0], class_map.category_ids[-1]
-    if ids and last - first + 1 != len(class_map):
-        message = (
-            "category ids have gaps; labels follow the order of the ids, and results are written with the ids. Nothing "
-            "to do."
-        )
-        report.add("note", "category-id-gaps", message, [f"{where}{len(class_map)} classes, ids {first}..{last}"])
+
+
+def find_id_gaps(maps: Sequence[tuple[str, ClassMap]], report: DataReport) -> None:
+    """Gaps between category ids, of (words before the place, class map) of splits that differ."""
+    places = [
+        f"{where}{len(one)} classes, ids {one.category_ids[0]}..{one.category_ids[-1]}"
+        for where, one in maps
+        if one.category_ids[-1] - one.category_ids[0] + 1 != len(one)
+    ]
+    message = (
+        "category ids have gaps; labels follow the order of the ids, and results are written with the ids. Nothing "
+        "to do."
+    )
+    report.add("note", "category-id-gaps", message, places)
 
 
 def class_differences(name: str, ours: ClassMap, first: str, theirs: ClassMap) -> list[str]:

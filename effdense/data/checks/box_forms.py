@@ -46,6 +46,13 @@ def look_like_corners(
     return np.asarray(by_corners | (fits & beyond & ~by_size))
 
 
+def centres_look_like_corners(boxes: NDArray[np.float64], limit: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(M,) which boxes leave their picture clearly as centre x, centre y, width, height, and fit it as corners."""
+    half = boxes[:, 2:] / 2
+    past = np.maximum(half - boxes[:, :2], boxes[:, :2] + half - limit)
+    return np.asarray((past > CLEARLY_BEYOND * limit).any(1) & _fits(boxes[:, :2], boxes[:, 2:], limit))
+
+
 def look_relative(xywh: NDArray[np.float64]) -> NDArray[np.bool_]:
     """(M,) which boxes are fractions of the picture: all four numbers in 0..1, not all of them whole."""
     inside = ((xywh >= 0) & (xywh <= 1)).all(1)

@@ -125,6 +125,11 @@ _IMAGE_MESSAGES: dict[str, tuple[Severity, str]] = {
         "pictures carry an EXIF rotation and their annotated size is that of the unrotated pixels; "
         "they are read unrotated so that the boxes fit.",
     ),
+    "exif-unclear": (
+        "warning",
+        "pictures carry an EXIF rotation that keeps their size, so the annotations do not say whether they were made "
+        "before or after it; they are read rotated, as viewers show them. Look at one, and save them without EXIF.",
+    ),
 }
 
 
@@ -209,6 +214,8 @@ def _fault(look: ImageHeader | ImageFault, name: str, annotated: tuple[int, ...]
     if annotated not in (look.size, look.oriented_size):
         seen = look.oriented_size
         return "size-mismatch", f"{name} is {seen[1]}x{seen[0]}, annotated {annotated[1]}x{annotated[0]}"
+    if look.orientation != 1 and look.size == look.oriented_size:
+        return "exif-unclear", name
     return ("exif-rotated", name) if annotated != look.oriented_size else None
 
 

@@ -208,11 +208,13 @@ def _report_values(records: SegmentationRecords, looks: Sequence[Look], report: 
             white,
             count=decoded,
         )
-    elif coding.values == (0, 1):
+    elif len(names) > 1:
+        others, number = ("1", "1") if coding.values == (0, 1) else ("other classes", "its class number")
         report.add(
             "warning",
             "binary-mask",
-            "masks hold only 0 and 255 where others hold 1: if 255 is the object there, it is ignored; write 1 for it.",
+            f"masks hold only 0 and 255 where others hold {others}: if 255 is the object there, it is ignored; write "
+            f"{number} for it.",
             white,
         )
     if decoded and len(empty) == decoded:

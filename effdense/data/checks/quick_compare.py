@@ -41,7 +41,7 @@ def compare_quickly(train: Records, val: Records) -> DataReport:
         message = "classes are in this split and not in the training split, so none will be found. Add some there."
         names = train.class_map.names
         report.add("warning", "class-not-in-training", message, [f"{names[k]} ({ours[k]} here)" for k in only])
-    find_class_names(val.class_map, report, ids=False)
+    find_class_names(val.class_map, report)
     return report
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from effdense.data.checks.box_forms import CLEARLY_BEYOND, likely_order, look_like_corners, look_relative
 from effdense.data.image_io import ImageFault, ImageHeader
-from effdense.data.readers.coco import escapes
 from effdense.data.readers.coco_boxes import MAX_SHARE_BEYOND, OVERHANG_PX
+from effdense.data.readers.coco_entries import MAX_SIDE, area_of, crowd_of, escapes, is_file_name, whole
 
 # What was changed, in the order of the steps.
 CHANGES = {
@@ -26,7 +26,7 @@ CHANGES = {
     "image-id": "second image entries of one id taken out (whose boxes are meant cannot be told)",
     "image-size": "image sizes corrected from the picture files",
     "category": "repeated category entries taken out",
-    "bad-annotation": "annotations that cannot be used taken out (keys, ids, bbox not four finite numbers)",
+    "bad-annotation": "annotations that cannot be used taken out (keys, ids, iscrowd, bbox not four finite numbers)",
     "of-lost-image": "annotations of images that were taken out removed with them",
     "pixels": "boxes written as fractions turned into pixels",
     "corners": "boxes written as x1, y1, x2, y2 turned into x, y, width, height",
@@ -35,7 +35,7 @@ CHANGES = {
     "outside": "boxes outside their picture taken out",
     "clipped": "boxes clipped to their picture",
     "duplicate": "exact doubles of boxes taken out",
-    "area": "areas written where there were none",
+    "area": "areas written where there was none that can be used",
     "annotation-id": "annotation ids made unique",
 }
 
@@ -62,9 +62,7 @@ def repair_coco(
 
 
 def _is_whole(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value == int(value)
-    )
+    return whole(value) is not None
 
 
 def _repair_images(
@@ -75,7 +73,7 @@ def _repair_images(
     gone: set[int] = set()
     for entry in entries:
         name = entry.get("file_name") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not name or escapes(name) or not _is_whole(entry.get("id")):
+        if not isinstance(name, str) or not is_file_name(name) or escapes(name) or not _is_whole(entry.get("id")):
             done["bad-image"] += 1
             if isinstance(entry, dict) and _is_whole(entry.get("id")):
                 gone.add(int(entry["id"]))
@@ -92,7 +90,7 @@ def _repair_images(
         if look is not None and size not in (look.size, look.oriented_size):
             done["image-size"] += 1
             entry = {**entry, "height": look.oriented_size[0], "width": look.oriented_size[1]}
-        elif min(size) < 1:
+        elif not 1 <= min(size) <= max(size) <= MAX_SIDE:
             done["bad-image"] += 1
             gone.add(number)
             continue
@@ -135,6 +133,7 @@ def _usable(
             or image_id not in there
             or not _is_whole(entry.get("category_id"))
             or entry["category_id"] not in known
+            or crowd_of(entry.get("iscrowd")) is None
         ):
             done["bad-annotation"] += 1
         else:
@@ -186,8 +185,8 @@ def _repair_boxes(
 
 
 def _area(entry: Mapping[str, Any]) -> float:
-    area = entry.get("area")
-    return float(area) if isinstance(area, (int, float)) and not isinstance(area, bool) else float("nan")
+    area = area_of(entry.get("area"))
+    return math.nan if area is None else area
 
 
 def _reorder(

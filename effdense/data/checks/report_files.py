@@ -14,6 +14,7 @@ from effdense.errors import ConfigError
 
 REPORT_NAME = "data_report.json"
 COMPARISON_NAME = "labels_compared.png"
+_PICTURE = re.compile(r"labels_[A-Za-z0-9._-]+\.png")
 
 
 def picture_name(split: str) -> str:
@@ -46,7 +47,7 @@ def _own_files(out: Path) -> set[str]:
     """Names that an earlier report in the folder lists as written with it."""
     try:
         content: Any = json.loads((out / REPORT_NAME).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return set()
     if not isinstance(content, dict) or content.get("kind") != KIND:
         return set()
@@ -61,14 +62,19 @@ def write_report(report: DatasetReport, out: Path, *, max_examples: int, picture
         max_examples: places of each finding in the JSON. pictures: draw them.
     """
     out.mkdir(parents=True, exist_ok=True)
+    earlier = _own_files(out)
     drawn = _draw(report) if pictures else {}
     content = report_content(report, max_examples=max_examples)
     content["files"] = sorted(drawn)
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     # First the report that lists the pictures: were it last, a broken-off run would leave pictures that look foreign.
-    write_bytes_atomically(out / REPORT_NAME, (text + "\n").encode("utf-8"))
+    # Bytes of file names that are no UTF-8 become the escapes that JSON has for them.
+    write_bytes_atomically(out / REPORT_NAME, (text + "\n").encode("utf-8", "backslashreplace"))
     for name, data in drawn.items():
         write_bytes_atomically(out / name, data)
+    for name in earlier - drawn.keys():  # of a check before: they would show other data
+        if _PICTURE.fullmatch(name):
+            (out / name).unlink(missing_ok=True)
     return [out / REPORT_NAME, *(out / name for name in drawn)]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from effdense.data.checks.check import DataReport
 from effdense.data.checks.dataset_check import Records, SplitToCheck
 from effdense.data.readers import formats
+from effdense.data.readers.splits import EmptySplitError
 from effdense.errors import ConfigError, DataError, did_you_mean
 
 
@@ -49,7 +50,15 @@ def _read(source: formats.DataSource, name: str) -> SplitToCheck:
             segments = source.format in ("coco", "yolo")
             records, report = formats.read_split(source, name, segments=segments, training=training)
     except DataError as error:
-        report = DataReport(str(source.root))
-        report.add("error", "unreadable-split", f"the split cannot be read: {error}", [f"{source.root} ({name})"])
-        return SplitToCheck(name, None, report)
+        return SplitToCheck(name, None, unreadable(str(source.root), f"{source.root} ({name})", error))
     return SplitToCheck(name, records, report)
+
+
+def unreadable(source: str, place: str, error: DataError) -> DataReport:
+    """The report of a split that could not be read at all."""
+    report = DataReport(source)
+    if isinstance(error, EmptySplitError):
+        report.add("error", "empty-split", f"the split has no picture: {error}", [place])
+    else:
+        report.add("error", "unreadable-split", f"the split cannot be read: {error}", [place])
+    return report

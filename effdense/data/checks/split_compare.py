@@ -12,7 +12,7 @@ from effdense.data.checks.check import DataReport
 from effdense.data.checks.check_types import CheckedSplit, SplitToCheck, has_own_ids
 from effdense.data.checks.picture_scan import PictureFacts
 from effdense.data.readers.image_folder import IMAGE_SUFFIXES
-from effdense.data.records import DetectionRecords
+from effdense.data.records import ClassMap, DetectionRecords
 
 _ABSENT = ("class-without-objects", "absent-class", "class-without-pictures")
 
@@ -55,10 +55,14 @@ def _pictures_in(folder: Path) -> list[Path]:
 def compare_classes(checked: Sequence[CheckedSplit], own_ids: bool, report: DataReport) -> None:
     """The class maps of the splits against the first's, and what is odd in each that differs."""
     maps = [(split.name, split.class_map) for split in checked if split.class_map is not None]
+    distinct: list[tuple[str, ClassMap]] = []
     for class_map in dict.fromkeys(class_map for _, class_map in maps):
         owners = [name for name, other in maps if other == class_map]
         where = "" if len(owners) == len(maps) else f"{', '.join(owners)}: "
-        box_findings.find_class_names(class_map, report, ids=own_ids, where=where)
+        box_findings.find_class_names(class_map, report, where=where)
+        distinct.append((where, class_map))
+    if own_ids:
+        box_findings.find_id_gaps(distinct, report)
     texts = [
         text
         for name, ours in maps[1:]

@@ -158,7 +158,10 @@ class Weighted:
         for name in self.weights:
             if name not in presence.names:
                 near = did_you_mean(str(name), presence.names)
-                raise ConfigError(f"Weighted.weights names {name!r}, which is no class of the data.{near}")
+                raise ConfigError(
+                    f"Weighted.weights names {name!r}, which is no class of the data.{near} "
+                    f"It has {list(presence.names)}."
+                )
         values = np.array([float(self.weights.get(name, self.other)) for name in presence.names])
         return _shared_out(presence, presence.per_image(values, "rarest", np.nan))
 

@@ -133,7 +133,7 @@ def _content(
     file = require_file(resolve(classes), "the class file", advice=FORM)
     try:
         content = json.loads(file.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not valid JSON ({error}).") from error
     if not isinstance(content, dict):
         return {"classes": content}, str(file)

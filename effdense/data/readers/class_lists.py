@@ -99,7 +99,7 @@ def _checked(found: ClassList) -> ClassList:
 def _from_json(file: Path, text: str) -> ClassList:
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not valid JSON ({error}).") from error
     names = content.get("classes") if isinstance(content, dict) else content
     ids = content.get("category_ids") if isinstance(content, dict) else None

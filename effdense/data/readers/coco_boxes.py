@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from effdense.data.checks.box_forms import CLEARLY_BEYOND, likely_order, look_like_corners, look_relative
+from effdense.data.checks.box_forms import (
+    CLEARLY_BEYOND,
+    centres_look_like_corners,
+    likely_order,
+    look_like_corners,
+    look_relative,
+)
 from effdense.data.checks.check import DataReport
 
 # Beyond CLEARLY_BEYOND a box that leaves its picture is not a rounding matter; when over 20 % of the boxes do, the file
@@ -57,6 +63,8 @@ class BoxStyle(NamedTuple):
         place: (annotation id, image name, position) to the words that lead a reader to the entry.
         beyond: what it means, and what to do, when many boxes reach far beyond their image.
         has_areas: whether a missing area is worth a warning; else the area is the box's where none is given.
+        form: what the four numbers of the file are.
+        corners: what it means, and what to do, where a box fits its picture as x1, y1, x2, y2 only.
     """
 
     place: Callable[[int, str, int], str] = _coco_place
@@ -65,6 +73,18 @@ class BoxStyle(NamedTuple):
         "size. Write width = x2 - x1 and height = y2 - y1."
     )
     has_areas: bool = True
+    form: Literal["bbox", "corners", "centre and size"] = "bbox"
+    corners: str = (
+        "boxes look like x1, y1, x2, y2 (by their area, or they fit their image only so), but COCO means x, y, width, "
+        "height, and so they are read. Write width = x2 - x1 and height = y2 - y1."
+    )
+
+    def written(self, xywh: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(M, 4) px in the form of the file, from x, y, width, height."""
+        low, size = xywh[:, :2], xywh[:, 2:]
+        if self.form == "bbox":
+            return xywh
+        return np.concatenate([low, low + size] if self.form == "corners" else [low + size / 2, size], 1)
 
 
 COCO_STYLE = BoxStyle()
@@ -92,6 +112,15 @@ def settle_boxes(
         entries = zip(source.ids[chosen], source.rows[chosen], source.positions[chosen], strict=True)
         return [style.place(int(i), images.names[r], int(p)) for i, r, p in entries]
 
+    def numbers(chosen: NDArray[np.bool_], source: CocoAnnotations) -> list[str]:
+        """The same with the box and the size of the picture."""
+        picked = source.keep(chosen)
+        boxes, sizes = style.written(picked.xywh).round(2).tolist(), images.sizes[picked.rows].tolist()
+        return [
+            f"{place} ({style.form} {', '.join(f'{v:g}' for v in box)} in {width}x{height})"
+            for place, box, (height, width) in zip(places(chosen, source), boxes, sizes, strict=True)
+        ]
+
     doubled = _repeated_ids(found, images)
     message = "annotation ids occur more than once; all are kept. Give each annotation its own id."
     report.add("warning", "duplicate-annotation-id", message, doubled)
@@ -100,14 +129,14 @@ def settle_boxes(
         report.add("warning", "missing-area", message, places(np.isnan(found.areas), found))
     flat = np.asarray((found.xywh[:, 2:] <= 0).any(1))
     message = "boxes have no or negative width or height; dropped. Correct or remove them."
-    report.add("warning", "degenerate-bbox", message, places(flat, found))
+    report.add("warning", "degenerate-bbox", message, numbers(flat, found))
     left = found.keep(~flat)
     relative = look_relative(left.xywh) if style.has_areas else np.zeros(len(left.ids), bool)
     report.add(
         "error" if relative.sum() > MAX_SHARE_BEYOND * len(left.ids) else "warning",
         "normalised-bbox",
         "boxes are fractions 0..1, and COCO means pixels; dropped. Multiply by the width and height of the picture.",
-        places(relative, left),
+        numbers(relative, left),
     )
     left = left.keep(~relative)
 
@@ -122,27 +151,35 @@ def settle_boxes(
             "boxes-beyond-image",
             f"boxes of {len(left.ids)} reach clearly beyond their image ({beyond.mean():.0%}): "
             + (_SWAPPED.get(likely_order(left.xywh, limit), style.beyond) if style.has_areas else style.beyond),
-            places(beyond, left),
+            numbers(beyond, left),
         )
     message = "boxes lie fully outside their image; dropped. Correct or remove them."
-    report.add("warning", "bbox-outside", message, places(outside, left))
+    report.add("warning", "bbox-outside", message, numbers(outside, left))
     left, start, end, limit = left.keep(~outside), start[~outside], end[~outside], limit[~outside]
     over = np.asarray(((start < -OVERHANG_PX) | (end > limit + OVERHANG_PX)).any(1))
     if not wrong_form:
-        corners = look_like_corners(left.xywh, left.areas, limit) if style.has_areas else np.zeros_like(over)
+        corners = _corners(left, limit, style)
         report.add(
             "error" if corners.sum() > MAX_SHARE_BEYOND * len(left.ids) else "warning",
             "xyxy-bbox",
-            "boxes look like x1, y1, x2, y2 (by their area, or they fit their image only so), but COCO means x, y, "
-            "width, height, and so they are read. Write width = x2 - x1 and height = y2 - y1.",
-            places(corners, left),
+            style.corners,
+            numbers(corners, left),
         )
         message = "boxes reach more than 1 px beyond their image; clipped to it. Clip them in the file."
-        report.add("warning", "bbox-clipped", message, places(over & ~corners, left))
+        report.add("warning", "bbox-clipped", message, numbers(over & ~corners, left))
     twins = _exact_twins(left)
     message = "boxes repeat one of the same class and image exactly; all are kept. Remove one of each."
     report.add("warning", "duplicate-bbox", message, places(twins, left))
     return left, np.concatenate([np.clip(start, 0, limit), np.clip(end, 0, limit)], axis=1)
+
+
+def _corners(left: CocoAnnotations, limit: NDArray[np.float64], style: BoxStyle) -> NDArray[np.bool_]:
+    """(M,) which boxes are x1, y1, x2, y2 by their own numbers."""
+    if style.form == "bbox" and style.has_areas:
+        return look_like_corners(left.xywh, left.areas, limit)
+    if style.form == "centre and size":
+        return centres_look_like_corners(style.written(left.xywh), limit)
+    return np.zeros(len(left.ids), bool)
 
 
 def _repeated_ids(found: CocoAnnotations, images: CocoImages) -> list[str]:

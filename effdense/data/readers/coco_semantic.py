@@ -72,7 +72,7 @@ def read_coco_panoptic(
 def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         content = json.loads(file.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not valid JSON ({error}). The file may be cut short; fetch it again.") from error
     found = sorted(content) if isinstance(content, dict) else type(content).__name__
     if not isinstance(content, dict) or any(

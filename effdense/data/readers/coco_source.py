@@ -7,7 +7,6 @@ ROOT/train.json or ROOT/labels.json  ROOT/images or ROOT/data       others
 
 from __future__ import annotations
 
-import json
 import mmap
 import re
 from collections.abc import Sequence
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from effdense.data.checks.check import DataReport
-from effdense.data.paths import COCO_LAYOUT
-from effdense.data.readers.coco import escapes, read_coco
+from effdense.data.paths import COCO_LAYOUT, require_file
+from effdense.data.readers.coco import load_coco, read_coco_content
+from effdense.data.readers.coco_entries import escapes, is_file_name
 from effdense.data.readers.splits import ALL, folders_of, is_usual, named_splits, pick_split, split_name
 from effdense.data.records import ClassMap, DetectionRecords
 from effdense.errors import DataError
@@ -103,8 +103,10 @@ def read_coco_split(
 ) -> tuple[DetectionRecords, DataReport]:
     """Read one split, its pictures searched for where COCO sets have them. See ``read_coco``."""
     _, part = pick_split({**layout.splits, **layout.others}, split, layout.root)
-    image_dir, tried = (layout.image_dir, []) if layout.image_dir else find_image_dir(part, layout.root)
-    records, report = read_coco(
+    content = load_coco(require_file(part.file, "the COCO annotation file", advice=COCO_LAYOUT))
+    image_dir, tried = (layout.image_dir, []) if layout.image_dir else find_image_dir(content, part, layout.root)
+    records, report = read_coco_content(
+        content,
         part.file,
         image_dir or part.file.parent,
         classes=classes,
@@ -122,9 +124,9 @@ def read_coco_split(
     return records, report
 
 
-def find_image_dir(part: CocoPart, root: Path) -> tuple[Path | None, list[Path]]:
+def find_image_dir(content: dict[str, list[Any]], part: CocoPart, root: Path) -> tuple[Path | None, list[Path]]:
     """(the folder that holds the most of the file's pictures, None where none holds any; all that were tried)."""
-    names = _some_names(part.file)
+    names = _some_names(content["images"])
     home = part.file.parent
     spellings = dict.fromkeys([part.raw, split_name(part.raw), *(f"{split_name(part.raw)}{y}" for y in (2017, 2014))])
     starts = list(dict.fromkeys([root, home, home.parent]))
@@ -141,16 +143,10 @@ def find_image_dir(part: CocoPart, root: Path) -> tuple[Path | None, list[Path]]
     return best, tried
 
 
-def _some_names(file: Path) -> list[str]:
-    """File names spread over the images of a JSON file; none where it cannot be read, which its reader says."""
-    try:
-        content: Any = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return []
-    images = content.get("images") if isinstance(content, dict) else None
-    entries = images if isinstance(images, list) else []
+def _some_names(entries: list[Any]) -> list[str]:
+    """File names spread over the images."""
     names = [entry.get("file_name") for entry in entries if isinstance(entry, dict)]
-    usable = [name for name in names if isinstance(name, str) and name and not escapes(name)]
+    usable = [str(name) for name in names if is_file_name(name) and not escapes(str(name))]
     return usable[:: max(1, len(usable) // SAMPLE)]
 
 

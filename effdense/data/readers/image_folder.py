@@ -7,7 +7,7 @@ well: the order of torchvision's ``ImageFolder``, so labels of checkpoints agree
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -198,10 +198,19 @@ def _choose_classes(
     return class_map
 
 
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """``os.walk`` through links, but not through those that lead back to a folder above them."""
+    for place, folders, files in os.walk(folder, followlinks=True):
+        inner = f"{os.path.realpath(place)}{os.sep}"
+        ahead = {name: os.path.realpath(f"{place}/{name}") for name in folders if os.path.islink(f"{place}/{name}")}
+        folders[:] = [name for name in folders if name not in ahead or not inner.startswith(f"{ahead[name]}{os.sep}")]
+        yield place, folders, files
+
+
 def _pictures(root: Path, folder: str, others: list[str]) -> list[str]:
     """Picture files under a class folder, relative to the root, in torchvision's order; other files go to `others`."""
     pictures: list[str] = []
-    for place, _, files in sorted(os.walk(root / folder, followlinks=True)):
+    for place, _, files in sorted(walk(root / folder)):
         for file in sorted(files):
             path = os.path.relpath(os.path.join(place, file), root)
             (pictures if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES else others).append(path)

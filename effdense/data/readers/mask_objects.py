@@ -103,7 +103,7 @@ def read_mask_objects(
         report,
         image_dir=masks.image_dir,
         annotation_file=layout.root,
-        style=style._replace(has_areas=False),
+        style=style._replace(has_areas=False, form="corners"),
         outlines=_Runs([run for objects in usable for run in objects.runs]) if segments else None,
         keep_empty=keep_empty,
         training=training,

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from effdense.data.checks.check import DataReport
-from effdense.data.readers.image_folder import IMAGE_SUFFIXES
-from effdense.errors import DataError
+from effdense.data.readers.image_folder import IMAGE_SUFFIXES, walk
+from effdense.data.readers.splits import EmptySplitError
 
 MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})  # lossless: a JPEG of a mask has values of its own
 _LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg", ".webp"})
@@ -64,7 +64,7 @@ def pair_files(
     else:
         wanted = _listed(listing, images, image_dir, report, pairing)
     if not wanted and not report.errors:
-        raise DataError(f"{listing or image_dir}: the split is empty; {_why_empty(listing, image_dir, pairing)}")
+        raise EmptySplitError(f"{listing or image_dir}: the split is empty; {_why_empty(listing, image_dir, pairing)}")
     missing = [name for name in wanted if name not in masks]
     if pairing.skip_missing and len(missing) < len(wanted):
         report.add(
@@ -119,7 +119,7 @@ def list_files(
     found: dict[str, str] = {}
     doubled = []
     barred = None if without is None else str(without.resolve())
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in walk(folder):
         folders[:] = sorted(
             name for name in folders if name[0] != "." and (not barred or os.path.realpath(f"{place}/{name}") != barred)
         )

@@ -103,11 +103,14 @@ def report_contents(
     counts = records.class_counts()
     if len(records) == 0:
         report.add(
-            "error", "empty-split", "the split has no usable image; check the 'images' section.", [report.source]
+            "error",
+            "empty-split",
+            "the split has no usable image. Check what it lists: the 'images' of a JSON, the list, the folder.",
+            [report.source],
         )
     elif training and counts.sum() == 0:
-        message = "the training split has no usable object at all, so nothing can be learnt."
-        report.add("error", "no-objects", message, ["split"])
+        message = "the training split has no usable object at all, so nothing can be learnt. Annotate it."
+        report.add("error", "no-objects", message, [report.source])
     else:
         action = "kept as background" if keep_empty else "left out"
         crowded = set(owners[records.is_crowd].tolist())

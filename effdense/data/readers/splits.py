@@ -11,8 +11,13 @@ from typing import TypeVar
 
 from effdense.data.checks.check import DataReport
 from effdense.data.image_io import ImageFault, ImageHeader, read_header
-from effdense.data.readers.image_folder import IMAGE_SUFFIXES
+from effdense.data.readers.image_folder import IMAGE_SUFFIXES, walk
 from effdense.errors import DataError, did_you_mean
+
+
+class EmptySplitError(DataError):
+    """A split is named and its folder or list is there, but no picture is in it."""
+
 
 T = TypeVar("T")
 ALL = "all"  # the one split of a set that is not divided
@@ -68,7 +73,7 @@ def pick_split(splits: Mapping[str, T], split: str, where: object) -> tuple[str,
 def list_pictures(folder: Path) -> list[str]:
     """Names of all pictures below a folder, with forward slashes, sorted; hidden files and folders are passed over."""
     found: list[str] = []
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != ".")
         below = os.path.relpath(place, folder).replace(os.sep, "/")
         found += (

@@ -88,7 +88,7 @@ def read_voc_detection(
         report,
         image_dir=part.image_dir,
         annotation_file=layout.root,
-        style=BoxStyle(lambda annotation_id, name, position: places[position], BEYOND, has_areas=False),
+        style=BoxStyle(lambda annotation_id, name, position: places[position], BEYOND, has_areas=False, form="corners"),
         refused=refused,
         outlines=_NoOutlines() if segments else None,
         keep_empty=keep_empty,

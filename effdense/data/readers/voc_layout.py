@@ -87,6 +87,9 @@ def find_voc(path: Path) -> VocLayout | None:
         if len(years) > 1:
             raise DataError(f"{path} holds several VOC sets: {', '.join(map(str, years))}. Give one of them.")
         path = years[0]
+    if path.name in XML_FOLDERS and not list_pictures(path) and _any_xml(path):  # Annotations alone was given
+        beside = next((path.parent / name for name in PICTURE_FOLDERS if (path.parent / name).is_dir()), path)
+        return VocLayout(path, {ALL: VocPart(path, beside)}, {}, _classes(path, path.parent))
     splits, others = _parts(path)
     return VocLayout(path, splits, others, _classes(path)) if splits else None
 

@@ -29,6 +29,10 @@ BEYOND = (
     "this looks like x1 y1 x2 y2, or a corner and a size, written where YOLO means centre x, centre y, width, height. "
     "Write the centre, width and height as shares of the picture."
 )
+CORNERS = (
+    "boxes look like x1, y1, x2, y2 (they fit their picture only so), but YOLO means centre x, centre y, width, "
+    "height, and so they are read. Write the centre, width and height as shares of the picture."
+)
 
 
 def read_yolo(
@@ -89,7 +93,7 @@ def read_yolo(
         report,
         image_dir=image_dir,
         annotation_file=layout.file or layout.root,
-        style=BoxStyle(found.place, BEYOND, has_areas=False),
+        style=BoxStyle(found.place, BEYOND, has_areas=False, form="centre and size", corners=CORNERS),
         # A picture without a label file has had its finding.
         refused=[*found.refused, *((row, -1) for row, file in enumerate(files) if file is None)],
         outlines=found if segments else None,

@@ -14,9 +14,11 @@ from pathlib import Path
 from effdense.data.checks.check import DataReport
 from effdense.data.readers.class_lists import read_text
 from effdense.data.readers.image_folder import IMAGE_SUFFIXES
-from effdense.data.readers.splits import common_folder, list_pictures
+from effdense.data.readers.splits import EmptySplitError, common_folder, list_pictures
 from effdense.data.readers.yolo_layout import NOT_LABELS, YOLO_LAYOUT, YoloLayout, tails
 from effdense.errors import DataError
+
+_SHARED = "pictures differ in their ending only and share a label file. Rename one, and give it labels of its own."
 
 
 def short_name(path: str | Path, root: Path) -> str:
@@ -31,7 +33,7 @@ def split_pictures(layout: YoloLayout, split: str, entries: Sequence[str], repor
     absent: list[str] = []
     for entry in entries:
         place = _resolved(layout, split, entry)
-        if place.is_dir():
+        if os.path.isdir(place):
             found += (f"{place}/{name}" for name in list_pictures(place))
         elif place.suffix.lower() in IMAGE_SUFFIXES:
             found.append(str(place))
@@ -44,7 +46,7 @@ def split_pictures(layout: YoloLayout, split: str, entries: Sequence[str], repor
     report.add("warning", "repeated-name", "pictures occur again in the split and are used once.", repeats)
     if not unique and not absent:
         endings = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(
+        raise EmptySplitError(
             f"{layout.file or layout.root}: the {split} split ({', '.join(entries)}) has no picture; expected files "
             f"ending in {endings}. {YOLO_LAYOUT}"
         )
@@ -84,7 +86,7 @@ def _read_list(file: Path, layout: YoloLayout, found: list[str], absent: list[st
         place = None
         if Path(entry).suffix.lower() in IMAGE_SUFFIXES:
             places = (place for base in bases for place in tails(base, entry))
-            place = next((place for place in places if place.is_file()), None)
+            place = next((place for place in places if os.path.isfile(place)), None)
         if place is None:
             absent.append(f"{short_name(file, layout.root)}:{number} ({entry[:80]})")
         else:
@@ -141,7 +143,7 @@ def label_files(pictures: Sequence[str], layout: YoloLayout, report: DataReport)
     else:
         message = "pictures have no label file; taken as background. Add the files where there are objects."
         report.add("warning", "missing-label", message, missing)
-    report.add("warning", "shared-label", "pictures differ in their ending only and share a label file.", shared)
+    report.add("warning", "shared-label", _SHARED, shared)
     orphans = []
     for folder, (labels, stems) in places.items():
         lost = sorted(stems - _stems(folder, IMAGE_SUFFIXES))

@@ -107,7 +107,8 @@ def read_label_text(
         values = _numbers(parts, place, into.faults, extra)
         category = None if values is None else _category(parts[0], values[0], place, known, into.faults)
         if values is None or category is None:
-            into.refused.append((row, label_of.get(int(parts[0]), -1) if parts[0].isdecimal() else -1))
+            whole = len(parts[0]) < 10 and parts[0].isdecimal()
+            into.refused.append((row, label_of.get(int(parts[0]), -1) if whole else -1))
             continue
         shares = values[1:5] if extra else values[1:]
         if not all(-OVERHANG <= value <= 1 + OVERHANG for value in shares) and not _flat(shares):

@@ -20,6 +20,7 @@ from effdense.data.readers.image_folder import IMAGE_SUFFIXES
 from effdense.data.readers.splits import ALL, folders_of, is_usual, list_pictures, named_splits
 from effdense.errors import DataError
 
+MAX_CLASSES = 100_000  # of a set without names; what is read takes memory for each
 YOLO_LAYOUT = (
     "A YOLO set is laid out as ROOT/data.yaml (path, train, val, names), ROOT/images/train/*.jpg and "
     "ROOT/labels/train/*.txt, the same for val."
@@ -107,8 +108,10 @@ def _from_yaml(file: Path) -> YoloLayout:
         )
     names, ids, odd = _names(file, content.get("names"))
     count = content.get("nc")
-    if count is not None and (type(count) is not int or count < 1):
-        raise DataError(f"{file}: nc must be the number of classes, a whole number of at least 1, got {count!r}.")
+    if count is not None and (type(count) is not int or not 1 <= count <= MAX_CLASSES):
+        raise DataError(
+            f"{file}: nc must be the number of classes, a whole number from 1 to {MAX_CLASSES:,}, got {count!r:.40}."
+        )
     classes = None if names is None else _with_kept_ids(ClassList(names, ids, file))
     splits: dict[str, tuple[str, ...]] = {}
     for key in _SPLIT_KEYS:

@@ -72,8 +72,14 @@ class CacheOptions:
                 raise ConfigError(f"{where}: unknown key {key!r}.{did_you_mean(str(key), known)} Known: {known}.")
         options = cls(**given)
         size = options.gigabytes
-        if size is not None and (isinstance(size, bool) or not isinstance(size, (int, float)) or not size > 0):
+        if size is not None and (
+            isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 < size < float("inf")
+        ):
             raise ConfigError(f"{where}.gigabytes must be a number above 0, got {size!r}.")
+        if not isinstance(options.decoded, bool):
+            raise ConfigError(f"{where}.decoded must be True or False, got {options.decoded!r}.")
+        if options.dir is not None and not isinstance(options.dir, (str, Path)):
+            raise ConfigError(f"{where}.dir must be the path of a folder, got {options.dir!r}.")
         if options.type == "disk" and options.decoded:
             raise ConfigError(f"{where}: decoded=True is for type='ram'; a disk cache keeps the files as they are.")
         if options.type == "ram" and options.dir is not None:

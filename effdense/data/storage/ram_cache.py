@@ -37,7 +37,7 @@ class RamCache:
 
     A copy in a process that was not forked has no part in the memory and reads from the source.
 
-    Raises: ConfigError where the system does not give that much address space.
+    Raises: ConfigError where the system does not give that much address space, or has no fork.
     """
 
     def __init__(
@@ -46,6 +46,10 @@ class RamCache:
         self.source, self.decoded = source, decoded
         self.pictures = count if pictures is None else pictures
         self.max_bytes = max_bytes
+        if "fork" not in multiprocessing.get_all_start_methods():
+            raise ConfigError(
+                "cache='ram' needs workers that are forked (Linux, macOS), which this system cannot; leave it out."
+            )
         try:
             self.arena: mmap.mmap | None = mmap.mmap(-1, max(1, max_bytes))
             # Row 0: how much of the arena is given away. Row i + 1: entry i.
@@ -58,20 +62,30 @@ class RamCache:
         self.lock = multiprocessing.get_context("fork").Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {"source": self.source, "decoded": False, "pictures": self.pictures, "max_bytes": 0}
+        kept = {"source": self.source, "decoded": self.decoded, "pictures": self.pictures, "max_bytes": 0}
         return {**kept, "arena": None, "table": None, "lock": None}
 
     def read(self, index: int, path: Path) -> bytes | NDArray[np.uint8]:
         """Bytes or pixels of an entry. Raises: what the source raises."""
         if self.arena is None:
-            return self.source.read(index, path)
+            return self._from_source(index, path)
         entry = self.table[index + 1]
         size = int(entry[_SIZE])
         if size > 0:
             return self._kept(entry, size)
-        content = self.source.read(index, path)
+        content = self._from_source(index, path)
         if size == _ABSENT and self._claim(entry):
-            return self._keep(entry, index, path, content)
+            return self._keep(entry, content)
+        return content
+
+    def _from_source(self, index: int, path: Path) -> bytes | NDArray[np.uint8]:
+        """What is kept, or would be: pixels even where there is no room, for a decoder halves a little differently
+        from :func:`shrunk`, and a sample must not depend on who came first.
+        """
+        content = self.source.read(index, path)
+        if self.decoded and index < self.pictures and isinstance(content, bytes):
+            pixels = self._pixels(path, content)
+            content = content if pixels is None else pixels
         return content
 
     def read_mask(self, index: int, path: Path) -> Any:
@@ -107,14 +121,9 @@ class RamCache:
         finally:
             self.lock.release()
 
-    def _keep(
-        self, entry: NDArray[np.int64], index: int, path: Path, content: bytes | NDArray[np.uint8]
-    ) -> bytes | NDArray[np.uint8]:
+    def _keep(self, entry: NDArray[np.int64], content: bytes | NDArray[np.uint8]) -> bytes | NDArray[np.uint8]:
         """Fill a claimed entry; what ``read`` returns."""
         assert self.arena is not None
-        if self.decoded and index < self.pictures and isinstance(content, bytes):
-            pixels = self._pixels(path, content)
-            content = content if pixels is None else pixels
         is_array = isinstance(content, np.ndarray)
         size = content.nbytes if isinstance(content, np.ndarray) else len(content)
         start = self._room(size) if size else None

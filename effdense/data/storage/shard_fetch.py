@@ -89,8 +89,10 @@ class Remote:
                 f"root {self.root!r}: cannot fetch from {self.scheme}://; known are "
                 f"{', '.join(f'{scheme}://' for scheme in SCHEMES)} and pipe: with allow_pipe=True."
             )
-        if self.retries < 0 or (self.max_bytes is not None and self.max_bytes < 1):
-            raise ConfigError(f"retries {self.retries} and the cache limit {self.max_bytes} must not be negative.")
+        if type(self.retries) is not int or self.retries < 0:
+            raise ConfigError(f"retries must be a whole number of at least 0, got {self.retries!r}.")
+        if type(self.timeout) not in (int, float) or not 0 < self.timeout < float("inf"):
+            raise ConfigError(f"timeout must be a number of seconds above 0, got {self.timeout!r}.")
 
     @property
     def scheme(self) -> str:

@@ -58,11 +58,13 @@ def read_shards(
         DataError: folder, index or address is missing or damaged, or the split is for another task.
         ConfigError: an option cannot be used.
     """
-    if not SPLIT_NAME.fullmatch(split):
+    if not isinstance(root, str) or not root:
+        raise ConfigError(f"root must be the folder or the address of a sharded set, got {root!r}.")
+    if not isinstance(split, str) or not SPLIT_NAME.fullmatch(split):
         raise ConfigError(f"split must be the name of a split, such as 'train', got {split!r}.")
     report = DataReport(f"{root} {split}")
     if is_url(root) and not root.startswith("file://"):
-        limit = None if cache_gigabytes is None else int(cache_gigabytes * 1e9)
+        limit = None if cache_gigabytes is None else int(_gigabytes(cache_gigabytes) * 1e9)
         key = hashlib.sha256(root.encode()).hexdigest()[:16]
         folder = (default_cache() if cache_dir is None else resolve(cache_dir)) / "shards" / key
         remote = Remote(root, folder, limit, retries=retries, timeout=timeout, allow_pipe=allow_pipe)
@@ -80,6 +82,12 @@ def read_shards(
     if isinstance(records, DetectionRecords) and not segments:
         records = replace(records, segments=None)
     return with_classes(records, classes, class_map, keep_empty=keep_empty), report
+
+
+def _gigabytes(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise ConfigError(f"cache_gigabytes must be a number above 0 (10^9 bytes), got {value!r}.")
+    return value
 
 
 def _open_remote(remote: Remote, split: str, report: DataReport) -> ShardSet:

@@ -71,9 +71,11 @@ class ShardSet:
             )
         if start == -BLOCK:
             name = content[:100].split(b"\0", 1)[0]
-            if name != path.name.encode():
+            size = content[124:136].strip(b" \0")  # octal; what is too large for that is none of our members
+            if name != path.name.encode() or size.lstrip(b"0") != f"{member.size:o}".encode().lstrip(b"0"):
                 raise DataError(
-                    f"{path}: the shard holds {name[:40]!r} where {index_name(self.index.split)} expects this member: "
+                    f"{path}: the shard holds {name[:40]!r} of {size.decode('ascii', 'replace')} (octal) bytes where "
+                    f"{index_name(self.index.split)} expects this member of {member.size:o}: "
                     "index and tar are not of the same writing, or the tar is damaged. Copy both again."
                 )
         return content
@@ -101,6 +103,8 @@ class ShardSet:
 
 def _pread(descriptor: int, offset: int, count: int) -> bytes:
     """As many bytes as there are; one call is limited to 2 GB and may return less."""
+    if not hasattr(os, "pread"):
+        raise OSError("shards need POSIX reads by position (Linux, macOS), which this system has not")
     content = os.pread(descriptor, count, offset)
     while len(content) < count:
         more = os.pread(descriptor, count - len(content), offset + len(content))

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from effdense.data.transforms import geometry
 from effdense.data.transforms.geometry import MEAN_FILL, Interpolation, check_size
-from effdense.data.transforms.joining import AnySample, checked_fill, checked_range, checked_share
+from effdense.data.transforms.joining import AnySample
+from effdense.data.transforms.options import (
+    checked_fill,
+    checked_interpolation,
+    checked_number,
+    checked_range,
+    checked_share,
+)
 from effdense.data.transforms.outlines import move_objects
 from effdense.errors import ConfigError
 
@@ -89,12 +96,11 @@ class RandomAffine:
         checked_share("RandomAffine", "prob", self.prob)
         limits = {"degrees": 180.0, "translate": 1.0, "shear": 60.0, "perspective": 0.45}
         for name, limit in limits.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= limit:
-                raise ConfigError(f"RandomAffine.{name} must be one number 0..{limit:g}, got {value!r}.")
+            checked_number("RandomAffine", name, getattr(self, name), 0, limit)
         object.__setattr__(self, "scale", checked_range("RandomAffine", "scale", self.scale))
         object.__setattr__(self, "fill", checked_fill("RandomAffine", self.fill))
         checked_share("RandomAffine", "min_visible", self.min_visible)
+        checked_interpolation("RandomAffine", self.interpolation)
 
     def draw(self, source: tuple[int, int], generator: np.random.Generator) -> NDArray[np.float64]:
         """A random matrix for a picture of (height, width) px; as many numbers are drawn whatever the options."""

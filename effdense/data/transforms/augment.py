@@ -24,6 +24,16 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from effdense.data.transforms.geometry import MEAN_FILL, Interpolation, check_size, resize_window
+from effdense.data.transforms.options import (
+    checked_count,
+    checked_fill,
+    checked_interpolation,
+    checked_number,
+    checked_range,
+    checked_share,
+    checked_switch,
+    is_number,
+)
 from effdense.data.transforms.pending import Pending, Window, reduction
 from effdense.errors import ConfigError
 
@@ -51,18 +61,6 @@ def _seeded(generator: np.random.Generator) -> Iterator[None]:
         yield
 
 
-def _check_range(name: str, pair: tuple[float, float], *, upper: float = math.inf) -> tuple[float, float]:
-    if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= upper:
-        limit = "" if upper == math.inf else f" <= {upper:g}"
-        raise ConfigError(f"{name} must be (low, high) with 0 < low <= high{limit}, got {pair!r}.")
-    return float(pair[0]), float(pair[1])
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise ConfigError(f"{name} must be in 0..1, got {value!r}.")
-
-
 @dataclass(frozen=True)
 class RandomResizedCrop:
     """A random part of the picture, resized to a fixed size; the training crop of ImageNet.
@@ -86,8 +84,9 @@ class RandomResizedCrop:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", check_size(self.size))
-        object.__setattr__(self, "scale", _check_range("scale", self.scale, upper=1.0))
-        object.__setattr__(self, "ratio", _check_range("ratio", self.ratio))
+        object.__setattr__(self, "scale", checked_range("RandomResizedCrop", "scale", self.scale, up_to=1.0))
+        object.__setattr__(self, "ratio", checked_range("RandomResizedCrop", "ratio", self.ratio))
+        checked_interpolation("RandomResizedCrop", self.interpolation)
 
     def __call__(self, sample: AnySample, generator: np.random.Generator) -> AnySample:
         _require_label_only(sample, "RandomResizedCrop", "Use ScaleJitterCrop.")
@@ -140,8 +139,9 @@ class CenterCrop:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", check_size(self.size))
-        if not 0.0 < self.crop_fraction <= 1.0:
-            raise ConfigError(f"crop_fraction must be in (0, 1], got {self.crop_fraction!r}.")
+        if not is_number(self.crop_fraction) or not 0.0 < self.crop_fraction <= 1.0:
+            raise ConfigError(f"CenterCrop.crop_fraction must be a number in (0, 1], got {self.crop_fraction!r}.")
+        checked_interpolation("CenterCrop", self.interpolation)
 
     def __call__(self, sample: AnySample, generator: np.random.Generator | None = None) -> AnySample:
         _require_label_only(sample, "CenterCrop", "Use ResizePad.")
@@ -200,13 +200,11 @@ class RandAugment:
     fill: tuple[int, int, int] = MEAN_FILL
 
     def __post_init__(self) -> None:
-        if self.num_ops < 0 or self.num_magnitude_bins < 2:
-            raise ConfigError(
-                f"RandAugment needs num_ops >= 0 and num_magnitude_bins >= 2, got {self.num_ops} and "
-                f"{self.num_magnitude_bins}."
-            )
-        if not 0 <= self.magnitude <= self.num_magnitude_bins - 1:
-            raise ConfigError(f"magnitude must be in 0..{self.num_magnitude_bins - 1}, got {self.magnitude!r}.")
+        checked_count("RandAugment", "num_ops", self.num_ops, 0)
+        bins = checked_count("RandAugment", "num_magnitude_bins", self.num_magnitude_bins, 2)
+        checked_number("RandAugment", "magnitude", self.magnitude, 0, bins - 1)
+        checked_switch("RandAugment", "photometric_only", self.photometric_only)
+        object.__setattr__(self, "fill", checked_fill("RandAugment", self.fill))
 
     def __call__(self, sample: AnySample, generator: np.random.Generator) -> AnySample:
         if not self.photometric_only:
@@ -247,8 +245,9 @@ class ColorJitter:
     hue: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.brightness, self.contrast, self.saturation) < 0 or not 0 <= self.hue <= 0.5:
-            raise ConfigError(f"ColorJitter needs strengths >= 0 and hue in 0..0.5, got {self}.")
+        for name in ("brightness", "contrast", "saturation"):
+            checked_number("ColorJitter", name, getattr(self, name), 0)
+        checked_number("ColorJitter", "hue", self.hue, 0, 0.5)
 
     def __call__(self, sample: AnySample, generator: np.random.Generator) -> AnySample:
         jitter = v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)
@@ -273,9 +272,10 @@ class RandomErasing:
     fill: tuple[int, int, int] = MEAN_FILL
 
     def __post_init__(self) -> None:
-        _check_share("prob", self.prob)
-        object.__setattr__(self, "scale", _check_range("scale", self.scale, upper=1.0))
-        object.__setattr__(self, "ratio", _check_range("ratio", self.ratio))
+        checked_share("RandomErasing", "prob", self.prob)
+        object.__setattr__(self, "fill", checked_fill("RandomErasing", self.fill))
+        object.__setattr__(self, "scale", checked_range("RandomErasing", "scale", self.scale, up_to=1.0))
+        object.__setattr__(self, "ratio", checked_range("RandomErasing", "ratio", self.ratio))
 
     def __call__(self, sample: AnySample, generator: np.random.Generator) -> AnySample:
         erase = v2.RandomErasing(self.prob, self.scale, self.ratio, value=list(self.fill))

@@ -15,12 +15,17 @@ from effdense.data.transforms import geometry
 from effdense.data.transforms.geometry import MEAN_FILL, Interpolation
 from effdense.data.transforms.joining import (
     AnySample,
-    checked_range,
-    checked_share,
     joined_objects,
     one_other,
     random_view,
     without_outlines,
+)
+from effdense.data.transforms.options import (
+    checked_count,
+    checked_interpolation,
+    checked_range,
+    checked_share,
+    checked_switch,
 )
 from effdense.data.transforms.outline_clip import encoded
 from effdense.data.transforms.outlines import pixel_bounds
@@ -73,9 +78,11 @@ class CopyPaste:
     def __post_init__(self) -> None:
         for name in ("prob", "share", "flip", "min_visible"):
             checked_share("CopyPaste", name, getattr(self, name))
-        if type(self.max_objects) is not int or self.max_objects < 1:
-            raise ConfigError(f"CopyPaste.max_objects must be a whole number of at least 1, got {self.max_objects!r}.")
+        checked_count("CopyPaste", "max_objects", self.max_objects, 1)
         object.__setattr__(self, "scale", checked_range("CopyPaste", "scale", self.scale))
+        for name in ("feather", "boxes"):
+            checked_switch("CopyPaste", name, getattr(self, name))
+        checked_interpolation("CopyPaste", self.interpolation)
 
     def check_records(self, records: Any) -> None:
         """Raise ConfigError where a data set has nothing that could be cut out; asked before training."""

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from effdense.data.transforms.box_geometry import transform_boxes
+from effdense.data.transforms.options import checked_share
 from effdense.data.transforms.pending import Pending, mirror
-from effdense.errors import ConfigError
 
 AnySample = TypeVar("AnySample", bound=Mapping[str, Any])
 
@@ -21,7 +21,7 @@ class HorizontalFlip:
     lazy = True
 
     def __init__(self, prob: float = 0.5) -> None:
-        self.prob = _check_prob(prob)
+        self.prob = checked_share(type(self).__name__, "prob", prob)
 
     def __call__(self, sample: AnySample, generator: np.random.Generator) -> AnySample:
         if generator.random() >= self.prob:
@@ -40,7 +40,7 @@ class VerticalFlip:
     lazy = True
 
     def __init__(self, prob: float = 0.5) -> None:
-        self.prob = _check_prob(prob)
+        self.prob = checked_share(type(self).__name__, "prob", prob)
 
     def __call__(self, sample: AnySample, generator: np.random.Generator) -> AnySample:
         if generator.random() >= self.prob:
@@ -66,9 +66,3 @@ def _mirrored(sample: AnySample, axis: int) -> AnySample:
     if sample.get("object_masks") is not None:
         changes["object_masks"] = sample["object_masks"].moved(matrix)
     return cast(AnySample, {**sample, **changes})
-
-
-def _check_prob(prob: float) -> float:
-    if not 0 <= prob <= 1:
-        raise ConfigError(f"prob must be in 0..1, got {prob}.")
-    return prob

@@ -16,15 +16,22 @@ Sources: letterbox and jitter follow EfficientDet (google/automl efficientdet/da
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effdense.data.transforms.box_geometry import invert_boxes, move_boxes, moved_objects, transform_boxes
 from effdense.data.transforms.flips import HorizontalFlip, VerticalFlip
-from effdense.data.transforms.pending import FLAGS, Pending, Window, reduction, settled
-from effdense.errors import ConfigError, did_you_mean
+from effdense.data.transforms.options import (
+    Interpolation,
+    checked_fill,
+    checked_interpolation,
+    checked_range,
+    checked_share,
+)
+from effdense.data.transforms.pending import Pending, Window, reduction, settled
+from effdense.errors import ConfigError
 
 __all__ = [
     "MASK_FILL",
@@ -45,7 +52,6 @@ __all__ = [
     "transform_boxes",
 ]
 
-Interpolation = Literal["auto", "fast", "linear", "area", "cubic"]
 AnySample = TypeVar("AnySample", bound=Mapping[str, Any])
 
 # ImageNet mean (0.485, 0.456, 0.406) * 255, rounded: nearly zero after normalisation, what Google's code pads with.
@@ -169,8 +175,8 @@ class ResizePad:
         interpolation: Interpolation = "auto",
     ) -> None:
         self.size = check_size(size)
-        self.fill = _check_fill(fill)
-        self.interpolation = _check_interpolation(interpolation)
+        self.fill = checked_fill(type(self).__name__, fill)
+        self.interpolation = checked_interpolation(type(self).__name__, interpolation)
 
     def __call__(self, sample: AnySample, generator: np.random.Generator | None = None) -> AnySample:
         height, width = sample["image"].shape[:2]
@@ -218,21 +224,18 @@ class ScaleJitterCrop:
         interpolation: Interpolation = "fast",
         class_ratio_cap: float | None = None,
     ) -> None:
-        low, high = scale
-        if not 0 < low <= high:
-            raise ConfigError(f"scale must be (low, high) with 0 < low <= high, got {scale}.")
-        if not 0 <= min_visible <= 1:
-            raise ConfigError(f"min_visible is a share of the box area, 0..1, got {min_visible}.")
-        if class_ratio_cap is not None and not 0 < class_ratio_cap < 1:
-            raise ConfigError(
-                f"class_ratio_cap is a share of the crop's pixels between 0 and 1, such as 0.75, or None, "
-                f"got {class_ratio_cap!r}."
-            )
+        if class_ratio_cap is not None:
+            checked_share("ScaleJitterCrop", "class_ratio_cap", class_ratio_cap)
+            if class_ratio_cap in (0, 1):
+                raise ConfigError(
+                    "class_ratio_cap is a share of the crop's pixels between 0 and 1, such as 0.75, or None, "
+                    f"got {class_ratio_cap!r}."
+                )
         self.size = check_size(size)
-        self.scale = (float(low), float(high))
-        self.fill = _check_fill(fill)
-        self.min_visible = min_visible
-        self.interpolation = _check_interpolation(interpolation)
+        self.scale = checked_range("ScaleJitterCrop", "scale", scale)
+        self.fill = checked_fill(type(self).__name__, fill)
+        self.min_visible = checked_share("ScaleJitterCrop", "min_visible", min_visible)
+        self.interpolation = checked_interpolation(type(self).__name__, interpolation)
         self.class_ratio_cap = class_ratio_cap
 
     def __call__(self, sample: AnySample, generator: np.random.Generator) -> AnySample:
@@ -304,16 +307,3 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in pair):
         raise ConfigError(f"size must be a positive whole number or (height, width), got {size!r}.")
     return pair
-
-
-def _check_fill(fill: tuple[int, int, int]) -> tuple[int, int, int]:
-    if len(fill) != 3 or any(not 0 <= int(v) <= 255 for v in fill):
-        raise ConfigError(f"fill must be three numbers 0..255 (RGB), got {fill!r}.")
-    return int(fill[0]), int(fill[1]), int(fill[2])
-
-
-def _check_interpolation(name: str) -> Interpolation:
-    known = ("auto", "fast", *(name for name in FLAGS if name != "nearest"))
-    if name not in known:
-        raise ConfigError(f"interpolation must be one of {known}, got {name!r}.{did_you_mean(str(name), known)}")
-    return cast(Interpolation, name)

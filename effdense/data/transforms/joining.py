@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -117,30 +117,3 @@ def one_other(others: Sequence[Any], name: str) -> Any:
     if len(others) != 1:
         raise ConfigError(f"{name} mixes a sample with one other, got {len(others)}.")
     return others[0]
-
-
-def checked_share(owner: str, name: str, value: Any) -> float:
-    """A number 0..1; ConfigError that says whose it is."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ConfigError(f"{owner}.{name} must be a number 0..1, got {value!r}.")
-    return float(value)
-
-
-def checked_range(
-    owner: str, name: str, value: Any, *, above: float = 0.0, up_to: float = float("inf")
-) -> tuple[float, float]:
-    """(low, high) with above < low <= high <= up_to; ConfigError that says whose it is."""
-    pair = tuple(value) if isinstance(value, (tuple, list)) else ()
-    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in pair)
-    if len(pair) != 2 or not numbers or not above < pair[0] <= pair[1] <= up_to or pair[1] == float("inf"):
-        limit = "" if up_to == float("inf") else f" <= {up_to:g}"
-        raise ConfigError(f"{owner}.{name} must be (low, high) with {above:g} < low <= high{limit}, got {value!r}.")
-    return float(pair[0]), float(pair[1])
-
-
-def checked_fill(owner: str, fill: Any) -> tuple[int, int, int]:
-    """RGB of 0..255; ConfigError that says whose it is."""
-    values = tuple(fill) if isinstance(fill, (tuple, list)) else ()
-    if len(values) != 3 or any(type(v) is not int or not 0 <= v <= 255 for v in values):
-        raise ConfigError(f"{owner}.fill must be three whole numbers 0..255 (RGB), got {fill!r}.")
-    return cast(tuple[int, int, int], values)

@@ -15,14 +15,12 @@ from effdense.data.transforms import geometry
 from effdense.data.transforms.geometry import MEAN_FILL, Interpolation
 from effdense.data.transforms.joining import (
     AnySample,
-    checked_fill,
-    checked_range,
-    checked_share,
     joined_objects,
     one_other,
     random_view,
     shifted,
 )
+from effdense.data.transforms.options import checked_fill, checked_interpolation, checked_range, checked_share
 from effdense.errors import ConfigError
 
 
@@ -67,6 +65,7 @@ class MixUp:
         checked_share("MixUp", "flip", self.flip)
         object.__setattr__(self, "fill", checked_fill("MixUp", self.fill))
         checked_share("MixUp", "min_visible", self.min_visible)
+        checked_interpolation("MixUp", self.interpolation)
 
     def others(self, count: int, generator: np.random.Generator) -> list[int]:
         """Position of the other picture in a data set of ``count``; none where there is to be no mixing."""

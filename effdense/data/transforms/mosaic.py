@@ -15,13 +15,11 @@ import numpy as np
 from effdense.data.transforms.geometry import MASK_FILL, MEAN_FILL, Interpolation, check_size
 from effdense.data.transforms.joining import (
     AnySample,
-    checked_fill,
-    checked_range,
-    checked_share,
     joined_objects,
     random_view,
     shifted,
 )
+from effdense.data.transforms.options import checked_fill, checked_interpolation, checked_range, checked_share
 from effdense.errors import ConfigError
 
 
@@ -69,6 +67,7 @@ class Mosaic:
         object.__setattr__(self, "center", checked_range("Mosaic", "center", self.center, up_to=1.0))
         object.__setattr__(self, "fill", checked_fill("Mosaic", self.fill))
         checked_share("Mosaic", "min_visible", self.min_visible)
+        checked_interpolation("Mosaic", self.interpolation)
 
     def others(self, count: int, generator: np.random.Generator) -> list[int]:
         """Positions of the three other pictures in a data set of ``count``; none where there is to be no mosaic."""

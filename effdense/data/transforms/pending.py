@@ -28,6 +28,7 @@ Pixels = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
 Size = tuple[int, int]
 Fill = tuple[int, ...]
+Borders = NDArray[np.float64]
 AnySample = TypeVar("AnySample", bound=Mapping[str, Any])
 
 FLAGS = {
@@ -40,6 +41,7 @@ FLAGS = {
 MAX_HALVINGS = 3  # libjpeg decodes at 1/2, 1/4 and 1/8
 _TO_CENTRES = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]], np.float64)
 _FROM_CENTRES = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]], np.float64)
+_ON_BORDER = 1e-6  # px: rounding
 _SCRATCH = threading.local()
 
 
@@ -121,7 +123,7 @@ class Pending:
         fill: what the canvas holds beyond the picture. interpolation: "fast", "auto", "linear", "area", "cubic",
             "nearest".
         window: set while nothing but one window and mirrors (``flips``: left and right, top and bottom) happened.
-        clips: quadrilaterals (4, 2) px of the canvas outside of which earlier canvases had ended.
+        clips: where earlier canvases ended, as rows (K, 3): what is seen has row . (x, y, 1) >= 0, px of the canvas.
     """
 
     source: Source
@@ -149,7 +151,8 @@ class Pending:
     @property
     def untouched(self) -> bool:
         """Whether it is still the source's own frame."""
-        return self.window is None and self.size == self.source.size and bool((self.matrix == np.eye(3)).all())
+        same_frame = self.window is None and self.size == self.source.size and not self.clips
+        return same_frame and bool((self.matrix == np.eye(3)).all())
 
     def windowed(self, window: Window, size: Size, *, fill: Fill, interpolation: str) -> Pending:
         """Cut out a window of the present canvas and resize it, top left on a canvas of ``size``."""
@@ -158,35 +161,33 @@ class Pending:
             return replace(self, **changes, matrix=window.matrix, window=window)
         moved = self.warped(window.matrix, size, fill=fill, interpolation=interpolation)
         height, width = min(window.resized[0], size[0]), min(window.resized[1], size[1])
-        return replace(moved, clips=(*moved.clips, _corners(height, width)))
+        return replace(moved, clips=(*moved.clips, _borders(height, width)))
 
     def flipped(self, axis: int) -> Pending:
         """Mirrored left and right (axis 1) or top and bottom (0)."""
         matrix = mirror(self.size, axis)
         flips = (self.flips[0] ^ (axis == 1), self.flips[1] ^ (axis == 0))
-        clips = tuple(_through(clip, matrix) for clip in self.clips)
-        return replace(self, matrix=matrix @ self.matrix, flips=flips, clips=clips)
+        return replace(self, matrix=matrix @ self.matrix, flips=flips, clips=_moved(self.clips, matrix))
 
     def warped(self, matrix: Matrix, size: Size, *, fill: Fill, interpolation: str) -> Pending:
         """Moved by (3, 3) ``matrix``, px of the present canvas to px of one of ``size``."""
-        clips = tuple(_through(clip, matrix) for clip in self.clips)
-        if not self.untouched:
-            clips = (*clips, _through(self._seen(), matrix))
+        clips = self.clips if self.untouched else (*self.clips, self._seen())
         return replace(
             self, matrix=matrix @ self.matrix, size=size, fill=fill, interpolation=interpolation,
-            window=None, flips=(False, False), clips=clips,
+            window=None, flips=(False, False), clips=_moved(clips, matrix),
         )  # fmt: skip
 
-    def _seen(self) -> NDArray[np.float64]:
-        """Corners of the part of the canvas that may show the picture."""
-        height, width = self.size
-        if self.window is not None:
-            height, width = min(height, self.window.resized[0]), min(width, self.window.resized[1])
-        corners = _corners(height, width)
+    def _seen(self) -> Borders:
+        """Borders of the part of the canvas that may show the picture."""
+        if self.window is None:
+            return _borders(*self.size)
+        seen: tuple[Borders, ...] = (
+            _borders(min(self.size[0], self.window.resized[0]), min(self.size[1], self.window.resized[1])),
+        )
         for axis, mirrored in ((1, self.flips[0]), (0, self.flips[1])):
-            if mirrored and self.window is not None:
-                corners = _through(corners, mirror(self.size, axis))
-        return corners
+            if mirrored:
+                seen = _moved(seen, mirror(self.size, axis))
+        return seen[0]
 
     def pixels(self, out: Pixels | None = None) -> Pixels:
         """Decode and warp.
@@ -211,8 +212,8 @@ class Pending:
         if self.interpolation == "fast":
             k = reduction(max(sy, sx))
             rows, columns = self.source.size
-            aligned = x0 % k == y0 % k == 0 and (x1 % k == 0 or x1 == columns) and (y1 % k == 0 or y1 == rows)
-            k = k if aligned else 1
+            while x0 % k or y0 % k or (x1 % k and x1 != columns) or (y1 % k and y1 != rows):
+                k //= 2
         if isinstance(self.source, ArraySource):
             part = shrunk(self.source.array[y0:y1, x0:x1], k)
         else:
@@ -259,21 +260,30 @@ class Pending:
 
     def _warped_pixels(self) -> Pixels:
         matrix, k = self.matrix, 1
+        scale = _scale_at_centre(matrix, self.source.size)
+        flat, nearest = bool((matrix[2] == (0, 0, 1)).all()), self.interpolation == "nearest"
         flag = cv2.INTER_NEAREST
-        if self.interpolation != "nearest":
+        if not nearest:
             flag = cv2.INTER_CUBIC if self.interpolation == "cubic" else cv2.INTER_LINEAR
             if self.interpolation != "linear":
-                k = reduction(_scale_at_centre(matrix, self.source.size))
+                k = reduction(scale)
+        clips = self.clips
+        border = cv2.BORDER_CONSTANT
+        if not nearest and (not flat or scale > 1):
+            # A constant border is blended with half a pixel of the source: a broad seam where that is enlarged.
+            border = cv2.BORDER_REPLICATE
+            clips = (*clips, *_moved((_borders(*self.source.size),), matrix))
+        elif not flat:
+            clips = (*clips, *_moved((_borders(1, 1)[4:],), matrix))  # OpenCV shows what lies behind the eye, too
         image = self.source.read(k)
         centred = _FROM_CENTRES @ matrix @ np.diag([float(k), float(k), 1.0]) @ _TO_CENTRES
-        options: dict[str, Any] = {"flags": flag, "borderMode": cv2.BORDER_CONSTANT, "borderValue": self.fill}
+        options: dict[str, Any] = {"flags": flag, "borderMode": border, "borderValue": self.fill}
         target = (self.size[1], self.size[0])
-        if (matrix[2] == (0, 0, 1)).all():
+        if flat:
             warped = cast(Pixels, cv2.warpAffine(image, centred[:2], target, **options))
         else:
             warped = cast(Pixels, cv2.warpPerspective(image, centred, target, **options))
-        for clip in self.clips:
-            _clear_outside(warped, clip, self.fill)
+        _clear_outside(warped, clips, self.fill)
         return warped
 
 
@@ -301,13 +311,14 @@ def stacked(pictures: list[Any]) -> Pixels:
     return out
 
 
-def _corners(height: float, width: float) -> NDArray[np.float64]:
-    return np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
+def _borders(height: float, width: float) -> Borders:
+    """Those of a canvas of (height, width) px; the last keeps what is in front of the eye of a perspective."""
+    return np.array([[1, 0, 0], [-1, 0, width], [0, 1, 0], [0, -1, height], [0, 0, 1]], np.float64)
 
 
-def _through(points: NDArray[np.float64], matrix: Matrix) -> NDArray[np.float64]:
-    moved = points @ matrix[:, :2].T + matrix[:, 2]
-    return moved[:, :2] / moved[:, 2:]
+def _moved(clips: tuple[Borders, ...], matrix: Matrix) -> tuple[Borders, ...]:
+    """Borders in the frame that ``matrix`` leads to."""
+    return tuple(clip @ np.linalg.inv(matrix) for clip in clips)
 
 
 def _scale_at_centre(matrix: Matrix, size: Size) -> float:
@@ -319,20 +330,21 @@ def _scale_at_centre(matrix: Matrix, size: Size) -> float:
     return float(np.linalg.norm(jacobian, 2))
 
 
-def _clear_outside(image: Pixels, quad: NDArray[np.float64], fill: Fill) -> None:
-    """Fill what lies outside a quadrilateral, in place."""
-    height, width = image.shape[:2]
-    corners = _corners(height, width)
-    edges = np.roll(quad, -1, 0) - quad
-    normals = np.stack([-edges[:, 1], edges[:, 0]], 1)
-    sides = (corners[:, None] - quad[None]) @ np.eye(2)
-    inside = (sides * normals[None]).sum(2)
-    if (inside >= -1e-6).all() or (inside <= 1e-6).all():
+def _clear_outside(image: Pixels, clips: tuple[Borders, ...], fill: Fill) -> None:
+    """Fill, in place, the pixels whose centres lie outside of one of the borders."""
+    if not clips:
         return
-    seen = np.zeros((height, width), np.uint8)
-    # 16 fractional bits; the polygon is drawn over pixel centres, with its border, so it is kept half a pixel inside.
-    cv2.fillConvexPoly(seen, np.round((quad - 0.5) * 65536).astype(np.int32), 1, lineType=cv2.LINE_8, shift=16)
-    image[seen == 0] = fill if image.ndim == 3 else fill[0]
+    height, width = image.shape[:2]
+    lines = np.concatenate(clips)
+    centres = np.array([[0.5, 0.5, 1], [width - 0.5, 0.5, 1], [0.5, height - 0.5, 1], [width - 0.5, height - 0.5, 1]])
+    crossing = lines[(lines @ centres.T < -_ON_BORDER).any(1)]
+    if not len(crossing):
+        return
+    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+    outside = np.zeros((height, width), bool)
+    for a, b, c in crossing.tolist():
+        outside |= (a * x < (-_ON_BORDER - c) - b * y[:, None]) if a else (b * y[:, None] < -_ON_BORDER - c)
+    image[outside] = fill if image.ndim == 3 else fill[0]
 
 
 def _scratch(shape: tuple[int, ...]) -> Pixels:

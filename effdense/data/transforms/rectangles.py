@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from effdense.data.transforms.geometry import MASK_FILL, MEAN_FILL, AnySample, Interpolation, apply_window, check_size
-from effdense.data.transforms.joining import checked_fill
+from effdense.data.transforms.options import checked_fill, checked_interpolation
 from effdense.data.transforms.pending import Pending
 from effdense.errors import ConfigError
 
@@ -47,6 +47,7 @@ class ResizeFit:
         if type(self.multiple) is not int or self.multiple < 1:
             raise ConfigError(f"ResizeFit.multiple must be a whole number of px of at least 1, got {self.multiple!r}.")
         object.__setattr__(self, "fill", checked_fill("ResizeFit", self.fill))
+        checked_interpolation("ResizeFit", self.interpolation)
 
     def __call__(self, sample: AnySample, generator: np.random.Generator | None = None) -> AnySample:
         size = check_size(self.size)

@@ -30,7 +30,7 @@ class TransformStagesHook(Hook):
     priority = "BELOW_NORMAL"
 
     def __init__(self, *, drop: Sequence[str], last_epochs: int) -> None:
-        names = [drop] if isinstance(drop, str) else list(drop)
+        names = [drop] if isinstance(drop, str) else list(drop) if isinstance(drop, (list, tuple)) else []
         if not names or not all(isinstance(name, str) for name in names):
             raise ConfigError(f"TransformStagesHook.drop must be a list of names of transforms, got {drop!r}.")
         if type(last_epochs) is not int or last_epochs < 1:

@@ -139,3 +139,11 @@ def test_the_plain_case_is_what_it_was():
     """The stream of a sample that an epoch has once: PCG64 of (seed, epoch, index)."""
     before = np.random.Generator(np.random.PCG64(np.random.SeedSequence([3, 2, 5])))
     assert sample_generator(3, 2, 5).random() == before.random()
+
+
+def test_a_sum_that_is_not_whole_takes_nothing_below_its_floor():
+    counts = np.array([1.0] * 9 + [1.5])
+    for epoch in range(60):
+        sampler = TrainSampler(range(10), seed=0, counts=counts)
+        sampler.set_epoch(epoch)
+        assert sorted(sampler) == list(range(10))

@@ -172,7 +172,7 @@ def test_segments_of_coco_are_read_when_asked_for(tmp_path: Path) -> None:
     assert records.segments[0].polygons[0].tolist() == [[1, 2], [4, 2], [4, 6]]
     assert records.segments[1] is None and records.segments[2] is None
     bad = next(f for f in report.findings if f.code == "bad-segmentation")
-    assert bad.severity == "warning" and bad.count == 1 and bad.examples[0].startswith("annotation 1 (")
+    assert bad.severity == "warning" and bad.count == 1 and bad.examples[0].startswith("annotation 1 in b.jpg (")
     assert read_split(tmp_path, "all")[0].segments is None
 
 

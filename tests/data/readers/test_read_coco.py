@@ -94,9 +94,9 @@ ERRORS = {
     "annotation without bbox": (
         lambda c: c["annotations"][1].pop("bbox"),
         "missing-key",
-        r"annotations\[1\] lacks bbox",
+        r"annotations\[1\] \(id 101\) lacks bbox",
     ),
-    "image without width": (lambda c: c["images"][3].pop("width"), "missing-key", r"images\[3\] lacks width"),
+    "image without width": (lambda c: c["images"][3].pop("width"), "missing-key", r"images\[3\] \(id 13\) lacks width"),
     "image of size 0": (lambda c: c["images"][3].update(width=0), "bad-image-entry", r"images\[3\]"),
     "image id is text": (
         lambda c: c["images"].append({**c["images"][0], "id": "x"}),
@@ -159,10 +159,30 @@ def test_planted_error_is_the_only_one_and_names_its_place(read, fault):
 
 
 WARNINGS = {
-    "zero width": (set_box(0, [1, 2, 0, 4]), "degenerate-bbox", 11, "annotation 100 in 0.jpg"),
-    "negative height": (set_box(0, [1, 20, 5, -4]), "degenerate-bbox", 11, "annotation 100 in 0.jpg"),
-    "outside": (set_box(0, [100, 2, 5, 4]), "bbox-outside", 11, "annotation 100 in 0.jpg"),
-    "beyond the border": (set_box(0, [90, 60, 13, 30]), "bbox-clipped", 12, "annotation 100 in 0.jpg"),
+    "zero width": (
+        set_box(0, [1, 2, 0, 4]),
+        "degenerate-bbox",
+        11,
+        "annotation 100 in 0.jpg (bbox 1, 2, 0, 4 in 100x80)",
+    ),
+    "negative height": (
+        set_box(0, [1, 20, 5, -4]),
+        "degenerate-bbox",
+        11,
+        "annotation 100 in 0.jpg (bbox 1, 20, 5, -4 in 100x80)",
+    ),
+    "outside": (
+        set_box(0, [100, 2, 5, 4]),
+        "bbox-outside",
+        11,
+        "annotation 100 in 0.jpg (bbox 100, 2, 5, 4 in 100x80)",
+    ),
+    "beyond the border": (
+        set_box(0, [90, 60, 13, 30]),
+        "bbox-clipped",
+        12,
+        "annotation 100 in 0.jpg (bbox 90, 60, 13, 30 in 100x80)",
+    ),
     "annotation id twice": (
         lambda c: c["annotations"][1].update(id=100),
         "duplicate-annotation-id",

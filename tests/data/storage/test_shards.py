@@ -426,3 +426,26 @@ def test_coco128_in_shards_is_coco128(tmp_path):
     assert not report.findings and same(read, records) and len(list((tmp_path / "out").glob("*.tar"))) > 3
     np.testing.assert_array_equal(read.segments.points, records.segments.points)
     assert all(read.path(i).name and read_image(read.path(i)).shape == (*records.sizes[i], 3) for i in range(0, 128, 9))
+
+
+def test_a_tar_that_was_replaced_under_a_running_process(sharded):
+    """Same member name at the same place, another length: bytes of the new file must not pass for the old picture."""
+    _, folder = sharded
+    shards = open_shards(folder, "train")
+    tar = folder / shards.index.shard_names[0]
+    content = bytearray(tar.read_bytes())
+    content[124:136] = b"00000000077\0"
+    tar.unlink()
+    tar.write_bytes(content)
+    with pytest.raises(DataError, match="not of the same writing"):
+        shards.read(folder / shards.index.image_name(0))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"root": 3}, {"retries": "a"}, {"retries": -1}, {"timeout": -1}, {"timeout": 0}, {"cache_gigabytes": "a"},
+     {"cache_gigabytes": 0}, {"split": 3}],
+)  # fmt: skip
+def test_wrong_options_of_reading(tmp_path, options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        read_shards(**{"root": "https://nowhere.invalid/x", "split": "train", "cache_dir": tmp_path, **options})

@@ -162,7 +162,7 @@ def test_a_copy_of_a_ram_cache_in_another_process_reads_the_source(tmp_path):
     cache = RamCache(FileStore(), len(records), 10**6, decoded=True)
     cache.read(0, records.path(0))
     copy = pickle.loads(pickle.dumps(cache))
-    assert copy.read(0, records.path(0)) == records.path(0).read_bytes()
+    assert np.array_equal(copy.read(0, records.path(0)), read_image(records.path(0)))
     assert copy.held == (0, 0) and cache.held[0] == 1
 
 
@@ -349,3 +349,29 @@ def test_the_check_sees_members_of_shards(tmp_path):
         assert inspect_file(inside.path(i)) == inspect_file(records.path(i))
     assert inspect_file(tmp_path / "shards" / "val-000000.tar" / "000000999.png").code == "unreadable-image"
     assert inspect_file(tmp_path / "none.tar" / "a.png").code == "missing-image"
+
+
+def test_decoded_pictures_do_not_depend_on_room_or_process(tmp_path):
+    """A JPEG decoder halves a little differently from means of pixels, so a sample must not see both."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.jpg")
+    path = tmp_path / "a.jpg"
+    roomy, full = (RamCache(FileStore(), 1, size, decoded=True) for size in (10**6, 10))
+    elsewhere = pickle.loads(pickle.dumps(roomy))
+    seen = [store.read(0, path) for store in (roomy, roomy, full, full, elsewhere)]
+    assert all(isinstance(one, np.ndarray) and np.array_equal(one, seen[0]) for one in seen)
+    assert roomy.held[0] == 1 and full.held[0] == 0
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"decoded": "yes"}, {"gigabytes": float("inf")}, {"type": "disk", "dir": 3}],
+)
+def test_cache_options_of_the_wrong_kind(option):
+    with pytest.raises(ConfigError, match=next(key for key in option if key != "type")):
+        CacheOptions.of({"type": "ram", **option})
+
+
+def test_a_memory_cache_needs_fork(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    with pytest.raises(ConfigError, match="forked"):
+        RamCache(FileStore(), 1, 10)

@@ -207,9 +207,9 @@ def test_a_schedule_makes_stronger_copies():
         (lambda: RandomResizedCrop(8, scale=(0.5, 1.5)), "<= 1"),
         (lambda: RandomResizedCrop(8, ratio=(0.0, 1.0)), "ratio must be"),
         (lambda: CenterCrop(8, crop_fraction=0.0), "crop_fraction"),
-        (lambda: RandAugment(magnitude=31), r"magnitude must be in 0\.\.30, got 31"),
+        (lambda: RandAugment(magnitude=31), r"magnitude must be a number 0\.\.30, got 31"),
         (lambda: RandAugment(num_ops=-1), "num_ops"),
-        (lambda: RandomErasing(1.5), r"prob must be in 0\.\.1"),
+        (lambda: RandomErasing(1.5), r"prob must be a number 0\.\.1"),
         (lambda: ColorJitter(hue=0.6), "hue"),
     ],
 )

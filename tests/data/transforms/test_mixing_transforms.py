@@ -211,7 +211,7 @@ def test_affine_is_one_warp_and_one_matrix() -> None:
         (lambda: Mosaic(64, fill=(0, 0, 256)), "three whole numbers"),
         (lambda: MixUp(alpha=0), "above 0"),
         (lambda: CopyPaste(max_objects=0), "max_objects"),
-        (lambda: RandomAffine(64, degrees=(-10, 10)), "degrees must be one number"),  # type: ignore[arg-type]
+        (lambda: RandomAffine(64, degrees=(-10, 10)), r"degrees must be a number 0\.\.180"),  # type: ignore[arg-type]
         (lambda: RandomAffine(64, perspective=0.5), "perspective"),
     ],
 )

@@ -271,3 +271,48 @@ def test_mirror_and_stack():
     np.testing.assert_array_equal(mirror((4, 6), 0) @ (0, 0, 1), [0, 4, 1])
     image = np.ones((2, 3, 3), np.uint8)
     assert stacked([image, Pending.of(image)]).shape == (2, 2, 3, 3)
+
+
+def test_an_enlarged_border_is_not_blended_with_the_fill():
+    """Two rows made 20 times as high, after a flip: the fill would reach half a source pixel, ten rows, into it."""
+    white = Pending.of(np.full((2, 40, 3), 255, np.uint8)).flipped(1)
+    grown = white.windowed(Window((0, 0, 40, 2), (40, 800)), (48, 800), fill=(0, 0, 0), interpolation="auto").pixels()
+    assert (grown[:40] == 255).all() and (grown[40:] == 0).all()
+
+
+def test_nothing_behind_the_eye_of_a_perspective_is_shown():
+    image = np.full((60, 60, 3), 200, np.uint8)
+    matrix = np.array([[1, 0, 0], [0, 1, 0], [0.02, 0, -0.5]])  # the horizon is at x = 25 of the source
+    for pending, fill in ((Pending.of(image), (1, 2, 3)), (Pending.of(image[..., 0].copy()), (255,))):
+        name = "nearest" if fill == (255,) else "fast"
+        pixels = pending.flipped(0).warped(matrix, (160, 160), fill=fill, interpolation=name).pixels()
+        y, x = np.mgrid[:160, :160] + 0.5
+        home = np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(matrix).T
+        shown = home[..., 2] > 0
+        shown &= (home[..., :2] >= 0).all(-1) & (home[..., :2] <= 60 * home[..., 2:]).all(-1)
+        assert (pixels[~shown] == fill).all() and (pixels[shown] == 200).all() and shown.any() and (~shown).any()
+
+
+def test_going_back_to_the_first_frame_does_not_bring_back_what_was_cut_off():
+    away = Pending.of(np.full((8, 8), 5, np.uint8))
+    for shift in (4, -4):
+        move = np.array([[1, 0, shift], [0, 1, 0], [0, 0, 1]], np.float64)
+        away = away.warped(move, (8, 8), fill=(255,), interpolation="nearest")
+    back = away.windowed(Window((0, 0, 8, 8), (8, 8)), (8, 8), fill=(255,), interpolation="nearest").pixels()
+    assert (back[:, :4] == 5).all() and (back[:, 4:] == 255).all()
+
+
+def test_a_window_is_shrunk_as_far_as_its_edges_allow():
+    """A scale of 1/4 with edges at multiples of 2 only: halved once, not read at full size."""
+    asked: list[int] = []
+
+    class Source:
+        size = (64, 64)
+
+        def read(self, reduce: int) -> np.ndarray:
+            asked.append(reduce)
+            return np.zeros((64 // reduce, 64 // reduce, 3), np.uint8)
+
+    window = Window((2, 2, 50, 50), (12, 12))
+    Pending.of(Source()).windowed(window, (12, 12), fill=FILL, interpolation="fast").pixels()
+    assert asked == [2]
