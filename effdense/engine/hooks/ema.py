@@ -114,13 +114,10 @@ class PreciseBNHook(Hook):
         self.freeze_from = freeze_from
         self.lookback = num_batches  # batches of an epoch that a run resumed inside it shows again
         self._images: deque[Tensor] = deque(maxlen=num_batches)
-        self._begins = False
+        self._begins = True
 
     def _frozen_in(self, epoch: int) -> bool:
         return self.freeze_from is not None and epoch >= self.freeze_from
-
-    def before_train_epoch(self, runner: Any) -> None:
-        self._begins = True
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         begins, self._begins = self._begins, False
@@ -137,6 +134,7 @@ class PreciseBNHook(Hook):
 
     def after_train_epoch(self, runner: Any) -> None:
         epoch = runner.epoch + 1
+        self._begins = True
         if self._frozen_in(epoch):
             return
         loop = runner.train_loop
