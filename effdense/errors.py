@@ -29,6 +29,10 @@ class ShapeError(EffdenseError, ValueError):
     """A tensor or array has a shape, dtype or range that the function cannot take."""
 
 
+class RunError(EffdenseError, RuntimeError):
+    """A run cannot go on: a disk is full, a process is gone, a loss is not finite. What was saved stays usable."""
+
+
 class MissingExtra(EffdenseError, ImportError):
     """An optional dependency is not installed; the message holds the pip command."""
 

@@ -7,13 +7,17 @@ Layout (``format`` "effdense/1"):
     meta: JSON-plain: model and its arguments, classes, category ids, mean/std, image size, epoch, iter, metrics,
         versions
     progress: best score so far and its epoch
-    optimizer, param_schedulers, rng (of each process): what resuming needs; not in best.pth
+    optimizer, param_schedulers, rng (of each process), history (logged scalars): what resuming needs; not in best.pth
+    local_buffers: BatchNorm statistics of each process, in files written inside an epoch by several
+Beside it lies ``validations.json``: best score and early stopping as they were after each validation.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,11 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effdense.errors import WeightsError
+from effdense.errors import RunError, WeightsError
 from effdense.models.weights.load import read_checkpoint
 
 FORMAT = "effdense/1"
 POINTER = "last_checkpoint"
+VALIDATIONS = "validations.json"
 
 
 def plain(value: Any) -> Any:
@@ -80,18 +85,50 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 
 def save_atomically(content: Any, path: Path) -> None:
-    """Write beside, flush to disk, rename: at any moment ``path`` is the old file or the whole new one."""
+    """Write beside, flush to disk, read back, rename: at any moment ``path`` is the old file or the whole new one.
+
+    Raises: RunError when the file cannot be written (a full disk, a folder that is gone) or does not read back.
+    """
     temporary = path.with_name(f".{path.name}.tmp.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
+        damaged = damaged_part(temporary)
+        if damaged is not None:
+            raise RunError(f"{path} was written but does not read back ({damaged}): the disk may be failing.")
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        # torch's writer says a full disk as a RuntimeError of its own, with the OSError only in its text.
+        if isinstance(error, OSError) or (isinstance(error, RuntimeError) and "write" in str(error).lower()):
+            raise RunError(f"{path} could not be written ({_reason(error, path.parent)}). {_WHAT_IS_LEFT}") from error
         raise
     _sync_folder(path.parent)
+
+
+_WHAT_IS_LEFT = "The checkpoints before it are whole: free some space and go on with --resume."
+
+
+def _reason(error: BaseException, folder: Path) -> str:
+    """What went wrong, and how much room is left."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    try:
+        usage = os.statvfs(folder)
+    except (OSError, AttributeError):
+        return text
+    return f"{text}; {usage.f_bavail * usage.f_frsize / 2**20:.0f} MiB free in {folder}"
+
+
+def damaged_part(path: Path) -> str | None:
+    """What of a checkpoint file does not fit its checksums (CRC-32 of each tensor's bytes); None where all does."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None if part is None else f"the checksum of {part} is wrong"
 
 
 def write_pointer(folder: Path, checkpoint: Path) -> None:
@@ -105,8 +142,8 @@ def write_pointer(folder: Path, checkpoint: Path) -> None:
 
 
 def find_last(folder: Path) -> Path | None:
-    """The newest checkpoint that can be read: what the pointer names, else the latest ``epoch_N.pth``; None if there
-    is none.
+    """The newest checkpoint that can be read: what the pointer names, else the latest ``epoch_N.pth`` or
+    ``iter_N.pth``; None if there is none.
     """
     candidates: list[Path] = []
     pointer = folder / POINTER
@@ -114,15 +151,38 @@ def find_last(folder: Path) -> Path | None:
         text = pointer.read_text().strip()
         if text:
             candidates.append(folder / text)
-    candidates += sorted(folder.glob("epoch_*.pth"), key=lambda p: p.stat().st_mtime, reverse=True)
+    written = [*folder.glob("epoch_*.pth"), *folder.glob("iter_*.pth")]
+    candidates += sorted(written, key=lambda p: p.stat().st_mtime, reverse=True)
     for candidate in candidates:
         if candidate.is_file():
             try:
                 load(candidate)
             except WeightsError:
                 continue
-            return candidate
+            if damaged_part(candidate) is None:
+                return candidate
     return None
+
+
+def read_validations(folder: Path) -> dict[str, Any]:
+    """What was so far after each validation, by epoch; empty where nothing (readable) is written down."""
+    try:
+        content = json.loads((folder / VALIDATIONS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def note_validation(folder: Path, epoch: int, progress: Mapping[str, Any]) -> None:
+    """Write down what is so far after the validation of an epoch, atomically."""
+    content = {key: value for key, value in read_validations(folder).items() if int(key) < epoch}
+    temporary = folder / f".{VALIDATIONS}.tmp.{os.getpid()}"
+    with open(temporary, "w") as file:
+        json.dump({**content, str(epoch): plain(progress)}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / VALIDATIONS)
+    _sync_folder(folder)
 
 
 def require(path: str | os.PathLike[str], asked_by: str) -> None:
@@ -144,6 +204,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises: WeightsError when the file is missing, damaged, holds code, or is no effdense checkpoint.
     """
     content = read_checkpoint(path)
+    damaged = damaged_part(Path(path))  # torch does not look at the checksums
+    if damaged is not None:
+        raise WeightsError(f"{path} is damaged ({damaged}); go on from the checkpoint before it.")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise WeightsError(

@@ -48,6 +48,7 @@ from effdense.engine.combined_datasets import check_joined_masks, following, sam
 from effdense.engine.detection_datasets import shapes_folder, size_range
 from effdense.engine.distributed import on_main_then_all, rank_and_world
 from effdense.engine.loading import is_elsewhere, plan_of, set_worker_defaults
+from effdense.engine.loop import SkippingSampler
 from effdense.engine.registry import DATASETS, MODELS, TRANSFORMS, resolve
 from effdense.engine.shard_datasets import build_shard_shuffle, is_shard_shuffle
 from effdense.errors import ConfigError, DataError
@@ -359,6 +360,7 @@ def build_loader(split: Split, *, seed: int, training: bool) -> DataLoader[Any]:
         options.setdefault("drop_last", True)
         if aspects is not None:
             sampler = AspectGroupedSampler(sampler, aspects, batch_size, seed=seed)
+        sampler = SkippingSampler(sampler)
     else:
         sampler = EvalSampler(len(split.dataset), batch_size, rank=rank, world_size=world)
         if aspects is not None:

@@ -68,7 +68,8 @@ def train(
         files.require(resume, "--resume")
     elif cfg.get("load_from") is not None:
         files.require(cfg.load_from, "load_from")
-    going_on = resume or cfg.get("resume", False)
+    # torchrun starts all processes anew when one of them is lost: from the newest checkpoint, not from the beginning.
+    going_on = resume or cfg.get("resume", False) or int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
     train_split = datasets.build_split(cfg, "train", seed=seed)
     val_split = datasets.build_split(cfg, "val", seed=seed, class_map=train_split.records.class_map)
     cfg.model["num_classes"] = datasets.check_class_count(

@@ -12,13 +12,18 @@ from typing import Any
 
 import mmengine
 import torch
+from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 import effdense
 from effdense.engine import checkpoint as files
-from effdense.engine.distributed import EffDDP, gather_objects, rank_and_world
+from effdense.engine.distributed import EffDDP, gather_objects, on_main_then_all, rank_and_world
+from effdense.engine.hooks.checkpoint import CheckpointHook
 from effdense.engine.hooks.ema import EMAHook
+from effdense.engine.loop import EpochLoop
+from effdense.engine.schedule_replay import changed_schedules, replay_schedules
+from effdense.engine.stopping import StopRequests
 from effdense.errors import WeightsError
 from effdense.models.weights import load_weights
 from effdense.models.weights.load import read_checkpoint
@@ -41,6 +46,8 @@ class EffRunner(Runner):
         self.progress: dict[str, Any] = {}
         self.is_training_run = is_training_run
         self._has_loaded = False
+        self._streams: dict[str, Any] | None = None
+        self._stop = StopRequests()
         super().__init__(*args, **kwargs)
 
     # -- building ------------------------------------------------------------------------------------------------------
@@ -63,6 +70,39 @@ class EffRunner(Runner):
             device_ids=[device.index] if device.type == "cuda" else None,
             find_unused_parameters=self.cfg.get("find_unused_parameters", False),
         )
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """Our loop for ``train_cfg``; mmengine's are not resumable inside an epoch."""
+        if not isinstance(loop, dict):
+            return loop
+        return EpochLoop(self, self._train_dataloader, **{k: v for k, v in loop.items() if k != "by_epoch"})
+
+    def train(self) -> Any:
+        """Train; SIGTERM and SIGUSR1 save at the next step and end the process."""
+        self._stop.install()
+        try:
+            return super().train()
+        finally:
+            self._stop.remove()
+
+    def stop_if_asked(self) -> None:
+        """End the process if a signal has asked for it, with a checkpoint of exactly here.
+
+        Raises: SystemExit with 128 + the signal's number.
+        """
+        if not self.optim_wrapper.should_update():
+            return  # gradients of an accumulation window are in no checkpoint
+        received = self._stop.agreed(self.iter)
+        if received is None:
+            return
+        for hook in self._hooks:
+            if isinstance(hook, CheckpointHook):
+                path = hook.save_now(self)
+                self.logger.warning(f"signal {received}: saved {path}; go on with --resume.")
+                break
+        else:
+            self.logger.warning(f"signal {received}: the config has no CheckpointHook, so nothing was saved.")
+        raise SystemExit(128 + received)
 
     def scale_lr(self, optim_wrapper: Any, auto_scale_lr: Any = None) -> None:
         """Linear LR scaling by the batch an optimizer step sees: processes x batch x accumulation."""
@@ -116,17 +156,35 @@ class EffRunner(Runner):
         return self.model.module if hasattr(self.model, "module") else self.model
 
     def write_checkpoint(
-        self, path: Path, *, epoch: int, training_state: bool, metrics: dict[str, float] | None = None
+        self,
+        path: Path,
+        *,
+        epoch: int,
+        training_state: bool,
+        batches_done: int = 0,
+        metrics: dict[str, float] | None = None,
     ) -> None:
         """Write a checkpoint; every rank must call it, rank 0 writes.
 
         Args:
-            epoch: epochs completed.
+            epoch: epochs completed. batches_done: of the one after them.
             training_state: also save what resuming needs.
         """
+        shell = self.shell
         rngs = gather_objects(files.rng_state()) if training_state else None
-        if rank_and_world()[0] != 0:
-            return
+        # At the end of an epoch they were averaged over the ranks.
+        buffers = gather_objects(_local_buffers(shell)) if training_state and batches_done else None
+        on_main_then_all(lambda: self._write(path, epoch, batches_done, metrics, rngs, buffers))
+
+    def _write(
+        self,
+        path: Path,
+        epoch: int,
+        batches_done: int,
+        metrics: dict[str, float] | None,
+        rngs: list[Any] | None,
+        buffers: list[Any] | None,
+    ) -> None:
         shell = self.shell
         averaged = shell.evaluation_network is not shell.network
         content: dict[str, Any] = {
@@ -135,11 +193,14 @@ class EffRunner(Runner):
             "meta": {
                 **self.metadata,
                 "epoch": epoch,
-                "iter": self.iter,
+                "batches_done": batches_done,
+                "iter": epoch * len(self.train_dataloader) + batches_done,
                 "metrics": metrics or {},
                 "seed": self.seed,
                 "world_size": self.world_size,
                 "iters_per_epoch": len(self.train_dataloader),
+                "batch_size": self.train_dataloader.batch_size,
+                "accumulative_counts": self.optim_wrapper._accumulative_counts,
                 "effdense_version": effdense.__version__,
                 "torch_version": str(torch.__version__),
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
@@ -147,12 +208,15 @@ class EffRunner(Runner):
             },
             "progress": self.progress,
         }
-        if training_state:
+        if rngs is not None:
             if averaged:
                 content["train_state_dict"] = shell.network.state_dict()
             content["optimizer"] = self.optim_wrapper.state_dict()
             content["param_schedulers"] = [scheduler.state_dict() for scheduler in self.param_schedulers or []]
             content["rng"] = rngs
+            content["history"] = _history(self.message_hub)
+            if buffers is not None and len(buffers) > 1:
+                content["local_buffers"] = buffers
         files.save_atomically(files.plain(content), path)
 
     def _config_text(self) -> str:
@@ -227,14 +291,7 @@ class EffRunner(Runner):
                 f"{filename} holds weights only (best.pth does); resume from an epoch_N.pth of the same folder, or "
                 f"start a new run from it with --cfg-options load_from={filename}."
             )
-        expected = (self.world_size, len(self.train_dataloader))
-        found = (meta["world_size"], meta["iters_per_epoch"])
-        if found != expected:
-            raise WeightsError(
-                f"{filename} was written by {found[0]} process(es) with {found[1]} iterations an epoch, this run has "
-                f"{expected[0]} and {expected[1]}; resume with the same processes and batch size, or start a new "
-                f"run from its weights with --cfg-options load_from={filename}."
-            )
+        self._require_same_steps(filename, meta)
         if "train_state_dict" in content and not any(isinstance(hook, EMAHook) for hook in self._hooks):
             raise WeightsError(
                 f"{filename} holds a moving average, but the config has no EMAHook that would go on with it; "
@@ -246,39 +303,119 @@ class EffRunner(Runner):
         self._note_convention()
         if "train_state_dict" in content:
             load_weights(shell.start_ema(), content)
-        self.optim_wrapper.load_state_dict(content["optimizer"])
-        schedulers = self.param_schedulers or []
-        if len(schedulers) != len(content["param_schedulers"]):
-            raise WeightsError(
-                f"{filename} has {len(content['param_schedulers'])} schedules, the config {len(schedulers)}; resume "
-                f"with the config the run was started with."
-            )
-        for scheduler, state in zip(schedulers, content["param_schedulers"], strict=True):
-            scheduler.load_state_dict(state)
-        self.train_loop._epoch = int(meta["epoch"])
-        self.train_loop._iter = int(meta["epoch"]) * len(self.train_dataloader)
-        self.progress = self._progress_after(Path(filename), content)
-        files.set_rng_state(content["rng"][rank_and_world()[0]])
+        self._resume_optimizer(filename, content)
+        rank = rank_and_world()[0]
+        if "local_buffers" in content:
+            _set_local_buffers(shell, content["local_buffers"][rank])
+        loop, epoch, done = self.train_loop, int(meta["epoch"]), int(meta.get("batches_done", 0))
+        loop._epoch, loop.batches_done = epoch, done
+        loop._iter = epoch * len(self.train_dataloader) + done
+        _set_history(self.message_hub, content.get("history", {}))
+        self.progress = dict(content["progress"])
+        if done == 0 and epoch > 0:
+            # An epoch is saved before it is validated, so what that gave is written down beside it.
+            validated = on_main_then_all(lambda: files.read_validations(Path(filename).parent)).get(str(epoch))
+            if validated is not None:
+                self.progress = dict(validated)
+            loop.validate_first = validated is None and loop.is_due(epoch)
+        self._streams = content["rng"][rank]
         self._has_loaded = True
         best = self.progress.get("best_score")
         said = "" if best is None else f", best {best:.4f} at epoch {self.progress['best_epoch']}"
-        self.logger.info(f"resumed {filename}: {meta['epoch']} epochs done{said}")
+        inside = f" and {done} of {len(self.train_dataloader)} iterations" if done else ""
+        self.logger.info(f"resumed {filename}: {epoch} epochs{inside} done{said}")
+        if loop.validate_first:
+            self.logger.info(f"epoch {epoch} was not validated before the run ended; that comes first.")
 
-    @staticmethod
-    def _progress_after(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-        """Best score up to and including a checkpoint's epoch.
+    def _resume_optimizer(self, filename: str, content: dict[str, Any]) -> None:
+        """Optimizer and schedules; a schedule that the config has changed since is followed as the config says."""
+        schedulers, states = self.param_schedulers or [], content["param_schedulers"]
+        if len(schedulers) != len(states):
+            raise WeightsError(
+                f"{filename} has {len(states)} schedules, the config {len(schedulers)}; resume with the config the run "
+                f"was started with."
+            )
+        changed = changed_schedules(schedulers, states)
+        if changed:
+            meta = content["meta"]
+            replay_schedules(schedulers, int(meta["epoch"]), len(self.train_dataloader), int(meta["batches_done"]))
+            values = [
+                {s.param_name: group[s.param_name] for s in schedulers} for group in self.optim_wrapper.param_groups
+            ]
+        self.optim_wrapper.load_state_dict(content["optimizer"])
+        if not changed:
+            for scheduler, state in zip(schedulers, states, strict=True):
+                scheduler.load_state_dict(state)
+            return
+        for group, value in zip(self.optim_wrapper.param_groups, values, strict=True):
+            group.update(value)
+        self.logger.info(f"the schedule goes on as the config says now: {', '.join(changed)}.")
 
-        An epoch is saved before it is validated, so its own score is only known to ``best.pth``, if it was the best.
-        """
-        try:
-            best = files.load(path.with_name("best.pth"))
-        except WeightsError:
-            return dict(content["progress"])
-        of_this_epoch = best["meta"]["epoch"] == content["meta"]["epoch"]
-        return dict((best if of_this_epoch and "progress" in best else content)["progress"])
+    def restore_random_streams(self) -> None:
+        """Go on with the random numbers of a resumed run; once, right before its first step."""
+        if self._streams is not None:
+            files.set_rng_state(self._streams)
+            self._streams = None
+
+    def _require_same_steps(self, filename: str, meta: dict[str, Any]) -> None:
+        """Raise WeightsError where an iteration of this run is not what it was in the checkpoint's."""
+        mine = {
+            "world_size": self.world_size,
+            "iters_per_epoch": len(self.train_dataloader),
+            "batch_size": self.train_dataloader.batch_size,
+            "accumulative_counts": self.optim_wrapper._accumulative_counts,
+        }
+        words = ("process(es)", "iterations an epoch", "images a batch", "batches a step")
+        other = [
+            f"{meta[key]} {word} (this run: {value})"
+            for (key, value), word in zip(mine.items(), words, strict=True)
+            if meta.get(key, value) != value
+        ]
+        if other:
+            raise WeightsError(
+                f"{filename} was written by a run with {', '.join(other)}, so its place in the schedule means "
+                "something else; resume with the same processes, data, batch size and accumulation, or start a new run "
+                f"from its weights with --cfg-options load_from={filename}."
+            )
 
     def dump_config(self) -> None:
         """The resolved config beside the checkpoints of a training run; an evaluation does not write over it."""
         if self.is_training_run and rank_and_world()[0] == 0:
             name = os.path.basename(self.cfg.filename) if self.cfg.filename else "config.py"
             Path(self.work_dir, name).write_text(self._config_text())
+
+
+def _networks(shell: Any) -> list[nn.Module]:
+    """The network, and its moving average where it has one."""
+    return list(dict.fromkeys([shell.network, shell.evaluation_network]))
+
+
+def _local_buffers(shell: Any) -> list[dict[str, Tensor]]:
+    """Floating-point buffers (BatchNorm statistics) of this rank, per network."""
+    return [
+        {name: value.detach().cpu() for name, value in network.named_buffers() if value.is_floating_point()}
+        for network in _networks(shell)
+    ]
+
+
+def _set_local_buffers(shell: Any, buffers: list[dict[str, Tensor]]) -> None:
+    """Inverse of :func:`_local_buffers`."""
+    for network, values in zip(_networks(shell), buffers, strict=True):
+        mine = dict(network.named_buffers())
+        for name, value in values.items():
+            mine[name].copy_(value)
+
+
+def _history(hub: Any) -> dict[str, Any]:
+    """Logged scalars of training, as far as they are kept: a smoothed loss then goes on where it was."""
+    return {
+        name: {"values": torch.as_tensor(values), "counts": torch.as_tensor(counts)}
+        for name, (values, counts) in ((key, buffer.data) for key, buffer in hub.log_scalars.items())
+        if name.startswith("train/")
+    }
+
+
+def _set_history(hub: Any, history: dict[str, Any]) -> None:
+    """Inverse of :func:`_history`."""
+    for name, kept in history.items():
+        hub.log_scalars[name] = HistoryBuffer(kept["values"].tolist(), kept["counts"].tolist())

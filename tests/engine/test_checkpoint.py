@@ -21,7 +21,7 @@ import torch
 from effdense.engine import checkpoint as files
 from effdense.engine.hooks import CheckpointHook
 from effdense.engine.run import train
-from effdense.errors import WeightsError
+from effdense.errors import RunError, WeightsError
 
 # -- plain data --------------------------------------------------------------------------------------------------------
 
@@ -92,7 +92,7 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: p
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunError, match=r"No space left on device; .* MiB free"):
         files.save_atomically({"format": files.FORMAT, "epoch": 2}, path)
     assert files.load(path)["epoch"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["best.pth"]
@@ -204,7 +204,10 @@ def test_best_is_no_point_to_resume_from(tiny_config: Any, trained: Any, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train_dataloader.batch_size": 6}, "1 process.* with 6 iterations an epoch, this run has 1 and 4"),
+        (
+            {"train_dataloader.batch_size": 6},
+            r"6 iterations an epoch \(this run: 4\), 4 images a batch",
+        ),
         ({"model.fpn_cells": 2}, "tensors that .* needs"),
         ({"default_hooks.ema": None}, "moving average"),
         ({"param_scheduler": []}, "1 schedules, the config 0"),

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from effdense.data import read_image
 from effdense.engine import checkpoint as files
-from effdense.engine.hooks import CheckpointHook, EMAHook, PicturesHook, PreciseBNHook, RuntimeInfoHook, SyncBuffersHook
+from effdense.engine.hooks import (
+    CheckpointHook,
+    EarlyStoppingHook,
+    EMAHook,
+    PicturesHook,
+    PreciseBNHook,
+    RuntimeInfoHook,
+    SyncBuffersHook,
+)
 from effdense.engine.hooks.ema import StateTensors, update_average
 from effdense.engine.models import DetectionModel
 from effdense.engine.optim import EffOptimWrapper
@@ -300,6 +308,12 @@ class FakeRunner:
         self.progress: dict[str, Any] = {}
         self.is_training_run = True
         self.logger = SimpleNamespace(info=lambda text: None)
+        self.train_dataloader = range(10)
+        self.optim_wrapper = SimpleNamespace(should_update=lambda: (self.iter + 1) % self.window == 0)
+        self.iter, self.window = 0, 1
+
+    def call_hook(self, name: str) -> None:
+        assert name == "before_checkpoint"
 
     def write_checkpoint(self, path: Path, **options: Any) -> None:
         files.save_atomically({"format": files.FORMAT, **files.plain(options)}, path)
@@ -344,6 +358,58 @@ def test_nothing_goes_before_the_new_file_is_there(tmp_path: Path, monkeypatch: 
         hook.after_train_epoch(runner)
     assert names(tmp_path) == ["epoch_1.pth", "last_checkpoint"]
     assert files.find_last(tmp_path) == tmp_path / "epoch_1.pth"
+
+
+def test_saving_inside_an_epoch_waits_for_the_end_of_a_window(tmp_path: Path) -> None:
+    """Every 4 of 10 iterations with windows of 3: after iterations 6 and 9; the epoch's own file takes their place."""
+    hook, runner = CheckpointHook(every_iters=4), FakeRunner(tmp_path, 1)
+    runner.window = 3
+    seen = []
+    for batch in range(10):
+        runner.iter = batch
+        hook.after_train_iter(runner, batch)
+        seen.append([name for name in names(tmp_path) if name.startswith("iter")])
+    assert seen == [[]] * 5 + [["iter_6.pth"]] * 3 + [["iter_9.pth"]] * 2
+    assert files.load(tmp_path / "iter_9.pth")["batches_done"] == 9
+    assert files.find_last(tmp_path) == tmp_path / "iter_9.pth"
+    hook.after_train_epoch(runner)
+    assert names(tmp_path) == ["epoch_1.pth", "last_checkpoint"]
+    with pytest.raises(ConfigError, match="every_iters is a number of iterations"):
+        CheckpointHook(every_iters=0)
+
+
+def test_what_validations_gave_is_written_down(tmp_path: Path) -> None:
+    """And forgotten from the epoch on that a resumed run validates anew."""
+    run_epochs(CheckpointHook(), tmp_path, [0.1, None, 0.3])
+    assert files.read_validations(tmp_path) == {
+        "1": {"best_score": 0.1, "best_epoch": 1},
+        "3": {"best_score": 0.3, "best_epoch": 3},
+    }
+    files.note_validation(tmp_path, 2, {"best_score": 0.2, "best_epoch": 2})
+    assert list(files.read_validations(tmp_path)) == ["1", "2"]
+    (tmp_path / files.VALIDATIONS).write_text("{")
+    assert files.read_validations(tmp_path) == {} == files.read_validations(tmp_path / "nowhere")
+
+
+def test_early_stopping_goes_on_after_a_resume(tmp_path: Path) -> None:
+    def validate(hook: EarlyStoppingHook, runner: FakeRunner, scores: list[float]) -> list[bool]:
+        hook.before_train(runner)
+        return [
+            (hook.after_val_epoch(runner, {"coco/AP": score}), runner.train_loop.stop_training)[1] for score in scores
+        ]
+
+    def fresh(progress: dict[str, Any]) -> FakeRunner:
+        runner = FakeRunner(tmp_path, 9)
+        runner.train_loop.stop_training, runner.progress = False, progress
+        return runner
+
+    first = fresh({})
+    assert validate(EarlyStoppingHook("coco/AP", patience=3), first, [0.3, 0.2, 0.1]) == [False] * 3
+    second = fresh(files.plain(first.progress))
+    assert validate(EarlyStoppingHook("coco/AP", patience=3), second, [0.2]) == [True]
+    third = fresh(files.plain(second.progress))
+    validate(EarlyStoppingHook("coco/AP", patience=3), third, [])
+    assert third.train_loop.stop_training
 
 
 def test_a_file_of_an_older_longer_run_is_not_taken_for_the_newest(tmp_path: Path) -> None:

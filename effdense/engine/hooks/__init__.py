@@ -1,6 +1,7 @@
 """Hooks of the training run; importing this package registers them."""
 
 from effdense.engine.hooks.checkpoint import CheckpointHook
+from effdense.engine.hooks.early_stopping import EarlyStoppingHook
 from effdense.engine.hooks.ema import EMAHook, PreciseBNHook, SyncBuffersHook
 from effdense.engine.hooks.pictures import PicturesHook
 from effdense.engine.hooks.progressive import ProgressiveLearningHook
@@ -10,6 +11,7 @@ from effdense.engine.hooks.transform_stages import TransformStagesHook
 __all__ = [
     "CheckpointHook",
     "EMAHook",
+    "EarlyStoppingHook",
     "PicturesHook",
     "PreciseBNHook",
     "ProgressiveLearningHook",

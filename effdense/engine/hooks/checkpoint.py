@@ -26,6 +26,8 @@ class CheckpointHook(Hook):
         save_best: metric whose best value is kept as ``best.pth`` (weights and metadata); "auto" takes the first that
             validation reports (``coco/AP``, ``seg/mIoU``, ``cls/top1``), None none.
         greater_is_better: direction of ``save_best``.
+        every_iters: also save inside an epoch, every so many iterations, as ``iter_N.pth``; the newest is kept until
+            an epoch's file comes after it. A killed run loses at most that much.
 
     The new file is complete on disk before the pointer moves to it, and the pointer moves before an old file goes, so
     a kill at any point leaves a checkpoint that resumes.
@@ -39,9 +41,14 @@ class CheckpointHook(Hook):
         max_keep: int = 2,
         save_best: str | None = "auto",
         greater_is_better: bool = True,
+        every_iters: int | None = None,
     ) -> None:
         if interval < 1 or max_keep < 0:
             raise ConfigError(f"CheckpointHook needs interval >= 1 and max_keep >= 0, got {interval} and {max_keep}.")
+        if every_iters is not None and (type(every_iters) is not int or every_iters < 1):
+            raise ConfigError(f"CheckpointHook.every_iters is a number of iterations or None, got {every_iters!r}.")
+        self.every_iters = every_iters
+        self._waits = False
         self.interval = interval
         self.max_keep = max_keep
         self.save_best = save_best
@@ -62,21 +69,52 @@ class CheckpointHook(Hook):
         if rank_and_world()[0] == 0:
             files.remove_stale(Path(runner.work_dir))
 
-    def after_train_epoch(self, runner: Any) -> None:
-        if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        if self.every_iters is None or batch_idx + 1 == len(runner.train_dataloader):
             return
-        folder = Path(runner.work_dir)
-        path = folder / f"epoch_{runner.epoch + 1}.pth"
-        runner.write_checkpoint(path, epoch=runner.epoch + 1, training_state=True)
+        self._waits = self._waits or (runner.iter + 1) % self.every_iters == 0
+        if self._waits and runner.optim_wrapper.should_update():  # gradients of a window are in no file
+            self._waits = False
+            self._save(runner, runner.epoch, batch_idx + 1)
+
+    def after_train_epoch(self, runner: Any) -> None:
+        self._waits = False
+        if self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner):
+            self._save(runner, runner.epoch + 1)
+
+    def save_now(self, runner: Any) -> Path:
+        """Save between two steps, or between two epochs, whatever the interval; returns the file."""
+        loop = runner.train_loop
+        path = self._path(runner, loop.epoch, loop.batches_done)
+        if loop.batches_done or not path.is_file():
+            self._save(runner, loop.epoch, loop.batches_done)
+        return path
+
+    def _path(self, runner: Any, epoch: int, batches_done: int) -> Path:
+        iteration = epoch * len(runner.train_dataloader) + batches_done
+        return Path(runner.work_dir, f"iter_{iteration}.pth" if batches_done else f"epoch_{epoch}.pth")
+
+    def _save(self, runner: Any, epoch: int, batches_done: int = 0) -> None:
+        path = self._path(runner, epoch, batches_done)
+        runner.call_hook("before_checkpoint")
+        runner.write_checkpoint(path, epoch=epoch, batches_done=batches_done, training_state=True)
         if rank_and_world()[0] == 0:
-            files.write_pointer(folder, path)
-            self._drop_old(folder, path)
+            files.write_pointer(path.parent, path)
+            self._drop_old(path.parent, path)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        if self.save_best is None or not metrics or not runner.is_training_run:
+        if not metrics or not runner.is_training_run:
             return
-        self._require(list(metrics))
-        name = next(iter(metrics)) if self.save_best == "auto" else self.save_best
+        if self.save_best is not None:
+            self._require(list(metrics))
+            name = next(iter(metrics)) if self.save_best == "auto" else self.save_best
+            self._keep_best(runner, name, metrics)
+        if rank_and_world()[0] == 0:
+            files.note_validation(Path(runner.work_dir), runner.epoch, runner.progress)
+
+    def _keep_best(self, runner: Any, name: str, metrics: dict[str, float]) -> None:
         value = float(metrics[name])
         best = runner.progress.get("best_score")
         sign = 1.0 if self.greater_is_better else -1.0
@@ -89,6 +127,9 @@ class CheckpointHook(Hook):
         runner.logger.info(f"best {name} {value:.4f} at epoch {runner.epoch}: {path.name}")
 
     def _drop_old(self, folder: Path, newest: Path) -> None:
+        for old in folder.glob("iter_*.pth"):
+            if old != newest:
+                old.unlink(missing_ok=True)
         if self.max_keep == 0:
             return
         saved = sorted(folder.glob("epoch_*.pth"), key=_epoch_of)

@@ -112,14 +112,21 @@ class PreciseBNHook(Hook):
         if freeze_from is not None and freeze_from < 1:
             raise ConfigError(f"PreciseBNHook.freeze_from counts epochs from 1, got {freeze_from}.")
         self.freeze_from = freeze_from
+        self.lookback = num_batches  # batches of an epoch that a run resumed inside it shows again
         self._images: deque[Tensor] = deque(maxlen=num_batches)
+        self._begins = True
 
     def _frozen_in(self, epoch: int) -> bool:
         return self.freeze_from is not None and epoch >= self.freeze_from
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        if batch_idx == 0 and self._frozen_in(runner.epoch + 1):  # the loop has just called train()
+        begins, self._begins = self._begins, False
+        if begins and self._frozen_in(runner.epoch + 1):  # the loop has just called train()
             set_batch_norm_training(unwrap(runner.model).network, False)
+
+    def after_skipped_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """A batch that was trained on before the restart."""
+        self.after_train_iter(runner, batch_idx, data_batch)
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if data_batch is not None and not self._frozen_in(runner.epoch + 1):
@@ -127,6 +134,7 @@ class PreciseBNHook(Hook):
 
     def after_train_epoch(self, runner: Any) -> None:
         epoch = runner.epoch + 1
+        self._begins = True
         if self._frozen_in(epoch):
             return
         loop = runner.train_loop
