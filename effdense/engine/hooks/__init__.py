@@ -4,8 +4,8 @@ from effdense.engine.hooks.checkpoint import CheckpointHook
 from effdense.engine.hooks.console import ConsoleHook
 from effdense.engine.hooks.early_stopping import EarlyStoppingHook
 from effdense.engine.hooks.ema import EMAHook, PreciseBNHook, SyncBuffersHook
-from effdense.engine.hooks.metrics_file import MetricsFileHook
 from effdense.engine.hooks.guard import GuardHook
+from effdense.engine.hooks.metrics_file import MetricsFileHook
 from effdense.engine.hooks.pictures import PicturesHook
 from effdense.engine.hooks.progressive import ProgressiveLearningHook
 from effdense.engine.hooks.runtime_info import RuntimeInfoHook
@@ -16,8 +16,8 @@ __all__ = [
     "ConsoleHook",
     "EMAHook",
     "EarlyStoppingHook",
-    "MetricsFileHook",
     "GuardHook",
+    "MetricsFileHook",
     "PicturesHook",
     "PreciseBNHook",
     "ProgressiveLearningHook",
