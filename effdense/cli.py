@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from effdense.errors import ConfigError, EffdenseError, did_you_mean
-from effdense.verbs import analyze, browse, check, convert
+from effdense.verbs import analyze, browse, check, convert, debug
 
-_VERBS = {"check": check, "convert": convert, "browse": browse, "analyze": analyze}
+_VERBS = {"check": check, "convert": convert, "browse": browse, "analyze": analyze, "debug": debug}
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

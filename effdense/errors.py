@@ -40,10 +40,34 @@ class MissingExtra(EffdenseError, ImportError):
 def did_you_mean(word: str, known: Iterable[str], *, limit: int = 3) -> str:
     """Return ``" Did you mean 'a', 'b'?"`` for the nearest known names, or ``""`` when none is near.
 
+    Fewest slips of the keyboard first (a letter dropped, doubled, changed, or two swapped; capitals do not count).
+
     Args:
         word: the name that was not found.
         known: the names that exist.
         limit: how many suggestions at most.
     """
-    near = difflib.get_close_matches(word, sorted(set(known)), n=limit, cutoff=0.6)
+    ranked = []
+    for name in set(known):
+        alike = difflib.SequenceMatcher(None, word, name).ratio()
+        # Short names have few letters in common with their misspellings: lr and lq one of two.
+        if alike >= 0.6 or abs(len(word) - len(name)) <= 1:
+            slips = _slips(word.casefold(), name.casefold())
+            if alike >= 0.6 or slips <= 1:
+                ranked.append((slips, -alike, name))
+    near = [name for _, _, name in sorted(ranked)[:limit]]
     return f" Did you mean {', '.join(repr(name) for name in near)}?" if near else ""
+
+
+def _slips(a: str, b: str) -> int:
+    """Letters dropped, added or changed, or neighbours swapped, between two words (optimal string alignment)."""
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, one in enumerate(a, start=1):
+        before, last, row = row, before, [i]
+        for j, other in enumerate(b, start=1):
+            best = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (one != other))
+            if i > 1 and j > 1 and one == b[j - 2] and a[i - 2] == other:
+                best = min(best, last[j - 2] + 1)
+            row.append(best)
+    return row[-1]

@@ -9,14 +9,18 @@ default_hooks = dict(
     runtime_info=dict(type="RuntimeInfoHook", interval=50),
     timer=dict(type="IterTimerHook"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
-    logger=dict(type="LoggerHook", interval=50),
+    logger=dict(type="ConsoleHook", interval=50),
+    metrics_file=dict(type="MetricsFileHook"),
     param_scheduler=dict(type="ParamSchedulerHook"),
     sync_buffers=dict(type="SyncBuffersHook"),
     ema=dict(type="EMAHook", decay=0.9998),
+    guard=dict(type="GuardHook", non_finite="stop", interval=50),
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep=2),
     pictures=dict(type="PicturesHook", num_images=12),
 )
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)
+# tensorboard: "auto" where it is installed. wandb, mlflow: None, True or dict(...). console: "auto", "plain" or "rich".
+logging = dict(tensorboard="auto", wandb=None, mlflow=None, console="auto")
 visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")])
 
 env_cfg = dict(

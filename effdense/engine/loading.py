@@ -13,6 +13,7 @@ from effdense.data.storage.ram_cache import RamCache
 from effdense.data.storage.sharded import sets_of
 from effdense.errors import ConfigError
 
+TIMEOUT = 600.0  # seconds without a batch after which a worker is taken for hung
 _NEED_WORKERS = ("persistent_workers", "prefetch_factor", "timeout")
 
 
@@ -31,7 +32,7 @@ def set_worker_defaults(options: dict[str, Any], dataset: Any) -> None:
     """Fill in what a loader's config does not say, in place.
 
     Workers persist (a new set per epoch costs seconds, and what they have opened), batches are pinned where there is a
-    GPU, and a RAM cache gets forked workers, which share it.
+    GPU, a RAM cache gets forked workers, which share it, and a worker that gives nothing for ten minutes ends the run.
 
     Raises: ConfigError for a RAM cache on a system without fork.
     """
@@ -40,6 +41,7 @@ def set_worker_defaults(options: dict[str, Any], dataset: Any) -> None:
             options.pop(key, None)
     else:
         options.setdefault("persistent_workers", True)
+        options.setdefault("timeout", TIMEOUT)
         if isinstance(getattr(dataset, "store", None), RamCache):
             if "fork" not in multiprocessing.get_all_start_methods():
                 raise ConfigError(

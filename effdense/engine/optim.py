@@ -15,8 +15,11 @@ from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from effdense.engine.distributed import rank_and_world
+from effdense.engine.failures import memory_advice
+from effdense.engine.finite import StepGuard
 from effdense.engine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, PARAM_SCHEDULERS
-from effdense.errors import ConfigError
+from effdense.errors import ConfigError, RunError
 from effdense.models.freezing import encoder_of, layer_index
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -64,6 +67,9 @@ class EffOptimWrapper(OptimWrapper):
         # Iterations of an epoch, set by the runner. No window of accumulation reaches over its end: pictures change
         # size there, weights are validated, and a checkpoint holds no gradients.
         self.epoch_length: int | None = None
+        self.guard: StepGuard | None = None  # set by GuardHook
+        self.parts = 1  # pieces that a batch is trained in, one after the other; 2 once it did not fit as a whole
+        self._in_backward = False
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
         """Where a run starts and ends, in iterations; mmengine calls it once weights are loaded."""
@@ -104,26 +110,64 @@ class EffOptimWrapper(OptimWrapper):
             yield
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        self.scaler.scale(loss).backward(**kwargs)
+        self._backward(loss, **kwargs)
         self._inner_count += 1
 
+    def accumulate(self, loss: Tensor) -> None:
+        """Gradients of a part of a batch, which ``update_params`` with the last part completes."""
+        self._backward(self.scale_loss(loss))
+
+    def _backward(self, loss: Tensor, **kwargs: Any) -> None:
+        loss = loss if self.guard is None else self.guard.checked(loss)
+        self._in_backward = True
+        self.scaler.scale(loss).backward(**kwargs)
+        self._in_backward = False
+
+    def halve(self, error: BaseException, batch_size: int) -> None:
+        """Train batches in two halves from now on: this one did not fit into memory.
+
+        Raises: RunError where that has been done already, or cannot be.
+        """
+        window, lost = self._accumulative_counts, ""
+        if self.parts > 1 or batch_size < 2 or rank_and_world()[1] > 1:
+            what = "half a batch" if self.parts > 1 else f"a batch of {batch_size}"
+            several = rank_and_world()[1] > 1
+            alone = " Of several processes none can halve its batch alone." if several else ""
+            raise RunError(f"{what} does not fit into memory.{alone} {memory_advice(batch_size, window)}") from error
+        if self._in_backward:  # what it has added so far cannot be told from the rest
+            self._in_backward = False
+            self.zero_grad()
+            lost = "" if window == 1 else " Gradients of this step's batches before it are lost."
+        self.parts = 2
+        MMLogger.get_current_instance().warning(
+            f"out of memory: from here on batches of {batch_size} are trained in two halves whose gradients are added "
+            f"up; BatchNorm sees halves.{lost} Next time: train_dataloader.batch_size={batch_size // 2} "
+            f"optim_wrapper.accumulative_counts={window * 2}."
+        )
+
     def step(self, **kwargs: Any) -> None:
+        norm = None
         if self.clip_grad_kwargs:
             self.scaler.unscale_(self.optimizer)
             params = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
             norm = self.clip_func(params, **self.clip_grad_kwargs)
-            self.last_grad_norm = norm if isinstance(norm, Tensor) else None
-        self.scaler.step(self.optimizer, **kwargs)
+            norm = self.last_grad_norm = norm if isinstance(norm, Tensor) else None
+        if self.guard is None or self.scaler.is_enabled():  # which leaves such steps out by itself
+            self.scaler.step(self.optimizer, **kwargs)
+        else:
+            self.guard.step(self.optimizer, norm)
         self.scaler.update()
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "loss_scaler": self.scaler.state_dict(), "updates": self.updates}
+        state = {**super().state_dict(), "loss_scaler": self.scaler.state_dict(), "updates": self.updates}
+        return state if self.parts == 1 else {**state, "parts": self.parts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         state = dict(state_dict)
         scaler = state.pop("loss_scaler", None)
         self.updates = int(state.pop("updates", 0))
+        self.parts = int(state.pop("parts", 1))
         super().load_state_dict(state)
         if scaler:
             self.scaler.load_state_dict(scaler)

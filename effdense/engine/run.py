@@ -13,6 +13,7 @@ import torch
 from effdense.engine import checkpoint as files
 from effdense.engine import datasets
 from effdense.engine.distributed import rank_and_world
+from effdense.engine.failures import explained
 from effdense.engine.memory import keep_freed_memory
 from effdense.engine.run_parts import (
     build_evaluator,
@@ -99,7 +100,8 @@ def train(
     )
     log_header(runner, [train_split, val_split])
     start = time.monotonic()
-    runner.train()
+    with explained(runner):
+        runner.train()
     runner.logger.info(f"trained in {time.monotonic() - start:.0f} s; checkpoints and pictures: {cfg.work_dir}")
     return Path(cfg.work_dir)
 

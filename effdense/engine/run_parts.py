@@ -24,7 +24,9 @@ from effdense.engine.combined_datasets import is_combined
 from effdense.engine.config import load_config
 from effdense.engine.distributed import infer_launcher, init_distributed, rank_and_world
 from effdense.engine.early import RunPlan, build_hooks, check_run
+from effdense.engine.header import evaluation_header, training_header
 from effdense.engine.hooks.multi_scale import multi_scale_hooks
+from effdense.engine.logging_setup import logging_plan, only, visualizer_config
 from effdense.engine.models import NetworkModel
 from effdense.engine.models.segmentation import SegmentationModel
 from effdense.engine.models.shell import size_hw
@@ -34,6 +36,7 @@ from effdense.errors import ConfigError
 from effdense.models.segmentation.inference import InferenceOptions
 from effdense.models.weights.load import read_checkpoint
 
+SHOWN_WARNINGS = 2
 _RUN_NUMBERS = itertools.count(1)
 METRIC_OF_TASK = {"detection": "CocoMetric", "classification": "TopKMetric", "segmentation": "SegmentationMetric"}
 _RECORDS: dict[str, tuple[type, ...]] = {
@@ -55,6 +58,7 @@ def prepared_config(
     if "image_size" not in cfg:
         raise ConfigError(f"{config}: the config needs image_size (an int, or (height, width)).")
     size_hw(cfg.image_size)
+    logging_plan(cfg, "", is_training_run=False)  # its values, before data are read
     return cfg, launcher
 
 
@@ -109,6 +113,7 @@ def build_runner(
 ) -> EffRunner:
     """The runner of a training or an evaluation; ``parts`` are its loaders, evaluator and loops."""
     rank, _ = rank_and_world()
+    plan_of_logging = logging_plan(cfg, Path(cfg.work_dir).name, is_training_run=is_training_run)
     # Weights are drawn from the same seed on every rank; stochastic depth then from one stream per rank.
     torch.manual_seed(seed)
     model_cfg = dict(cfg.model)
@@ -157,7 +162,7 @@ def build_runner(
         env_cfg=cfg.get("env_cfg") or {},
         log_processor=cfg.get("log_processor"),
         log_level=cfg.get("log_level", "INFO"),
-        visualizer=cfg.get("visualizer"),
+        visualizer=visualizer_config(cfg, plan_of_logging, cfg.work_dir),
         default_scope=cfg.default_scope,
         randomness=randomness,
         # mmengine shares loggers and scalars between runners of one name; its own names differ by the second only.
@@ -167,6 +172,8 @@ def build_runner(
         is_training_run=is_training_run,
         **parts,
     )
+    for note in plan_of_logging.notes:
+        runner.logger.warning(note)
     for report in model.reports:
         runner.logger.info(f"starting weights: {report}")
     return runner
@@ -208,9 +215,13 @@ def _val_transforms(cfg: Config) -> list[Any]:
 
 
 def log_header(runner: EffRunner, splits: list[datasets.Split]) -> None:
-    """What is about to run, in a few lines."""
-    runner.logger.info(runner.shell.describe())
-    for split in splits:
-        runner.logger.info(split.describe())
-        for warning in split.report.warnings:
-            runner.logger.log(logging.WARNING, f"{split.name}: {warning}")
+    """What is about to run, in a few lines; of many warnings about the data the rest is in the log file."""
+    if rank_and_world()[0] != 0:
+        return
+    for line in (training_header if runner.is_training_run else evaluation_header)(runner, splits):
+        runner.logger.info(line)
+    warnings = [f"{split.name}: {warning}" for split in splits for warning in split.report.warnings]
+    for i, text in enumerate(warnings):
+        runner.logger.log(logging.WARNING, text, extra=only("file") if i >= SHOWN_WARNINGS else None)
+    if len(warnings) > SHOWN_WARNINGS:
+        runner.logger.info(f"{len(warnings) - SHOWN_WARNINGS} more warnings about the data are in the log file.")

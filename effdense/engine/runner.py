@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import mmengine
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
@@ -19,8 +18,11 @@ from torch import Tensor, nn
 import effdense
 from effdense.engine import checkpoint as files
 from effdense.engine.distributed import EffDDP, gather_objects, on_main_then_all, rank_and_world
+from effdense.engine.environment import describe_environment, without_home
 from effdense.engine.hooks.checkpoint import CheckpointHook
+from effdense.engine.hooks.console import ConsoleHook
 from effdense.engine.hooks.ema import EMAHook
+from effdense.engine.logging_setup import only, with_console
 from effdense.engine.loop import EpochLoop
 from effdense.engine.schedule_replay import changed_schedules, replay_schedules
 from effdense.engine.stopping import StopRequests
@@ -51,6 +53,10 @@ class EffRunner(Runner):
         super().__init__(*args, **kwargs)
 
     # -- building ------------------------------------------------------------------------------------------------------
+
+    def build_logger(self, *args: Any, **options: Any) -> Any:
+        """mmengine's, with a console that a person reads and a bar can share; the file keeps everything."""
+        return with_console(super().build_logger(*args, **options))
 
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
         """To the device; DDP and, on GPU, SyncBN when distributed."""
@@ -84,6 +90,9 @@ class EffRunner(Runner):
             return super().train()
         finally:
             self._stop.remove()
+            for hook in self._hooks:
+                if isinstance(hook, ConsoleHook):
+                    hook.close()  # whatever ended the run: no half-drawn bar, and the cursor is back
 
     def stop_if_asked(self) -> None:
         """End the process if a signal has asked for it, with a checkpoint of exactly here.
@@ -134,19 +143,18 @@ class EffRunner(Runner):
         return ", ".join(type(hook).__name__ for hook in self._hooks)
 
     def _log_env(self, env_cfg: Any) -> None:
-        """Environment and resolved config go to files; the console gets one line."""
+        """Environment and resolved config go to files; the head of the log has what a person looks for."""
         if rank_and_world()[0] == 0:
             environment = {
-                "effdense": effdense.__version__,
-                "torch": str(torch.__version__),
-                "mmengine": mmengine.__version__,
-                "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-                "threads": torch.get_num_threads(),
+                **describe_environment(),
                 "world_size": self.world_size,
                 "seed": self.seed,
+                "config": without_home(str(self.cfg.filename or "")),
+                "config_text": without_home(self._config_text()),
             }
             Path(self.log_dir, "environment.json").write_text(json.dumps(environment, indent=1))
-            self.logger.info("  ".join(f"{key} {value}" for key, value in environment.items()))
+            shown = {key: value for key, value in environment.items() if key != "config_text"}
+            self.logger.info("  ".join(f"{key} {value}" for key, value in shown.items()), extra=only("file"))
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 

@@ -227,7 +227,7 @@ def test_load_from_of_another_model(refused: Any, tmp_path: Path) -> None:
         (["default_hooks.pictures.num_images=0"], "PicturesHook.num_images"),
         (["default_hooks.logger.interval=x"], "expected a number"),
         (["default_hooks.checkpoint.save_best=seg/mIoU"], "save_best is 'seg/mIoU', but validation"),
-        (["default_hooks.checkpoint.save_best=coco/AP51"], "Did you mean 'coco/AP75'"),
+        (["default_hooks.checkpoint.save_best=coco/AP51"], "Did you mean 'coco/AP50'"),
         (["default_hooks.progressive.type=ProgressiveLearningHook"], "nothing to change"),
         (
             ["default_hooks.progressive.type=ProgressiveLearningHook", "default_hooks.progressive.mixup=(0,.2)",

@@ -82,7 +82,7 @@ def test_a_cache_that_is_too_small_is_a_warning_of_the_split(tiny_config):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cache": "rma"}, r"train_dataloader\.cache must be \"ram\""),
+        ({"cache": "rma"}, r"train_dataloader\.cache must be one of 'ram'"),
         ({"cache": {"type": "ram", "gigabyte": 2}}, "Did you mean 'gigabytes'"),
         ({"sampler": {"type": "ShardShuffle"}}, "pictures in folders are shuffled without it"),
     ],

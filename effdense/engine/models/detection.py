@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from effdense.engine.models.shell import COMMON_ARGUMENTS, NetworkModel, split_options
 from effdense.engine.registry import MODELS
 from effdense.models.detection import EfficientDetConfig, create_detector
+from effdense.models.detection.assignment import assign_anchors
 
 
 @MODELS.register_module()
@@ -53,6 +54,23 @@ class DetectionModel(NetworkModel):
         if mode == "predict":
             return self._predict(inputs, batch)
         return self.evaluation_network(inputs)
+
+    @torch.no_grad()
+    def part_weights(self, data: Mapping[str, Any], pieces: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """Loss of a piece x (its positive anchors + 1) is the sum that the batch divides by its own."""
+        config = self.network.config
+        size = (data["inputs"].shape[-2], data["inputs"].shape[-1])
+        anchors = self.network.anchors(size).to(data["boxes"].device)
+        counts = [
+            (
+                assign_anchors(
+                    anchors, piece["boxes"], piece["labels"], piece["valid"],
+                    positive_iou=config.positive_iou, negative_iou=config.negative_iou,
+                ) >= 0
+            ).sum()
+            for piece in pieces
+        ]  # fmt: skip
+        return [(count + 1.0) / (sum(counts) + 1.0) for count in counts]
 
     @torch.no_grad()
     def _predict(self, inputs: Tensor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:

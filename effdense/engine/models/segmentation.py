@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -58,6 +58,17 @@ class SegmentationModel(NetworkModel):
         if mode == "predict":
             return self._predict(inputs, batch)
         return self.evaluation_network(inputs)
+
+    def part_weights(self, data: Mapping[str, Any], pieces: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """Share of the pixels that count, with their class weights: exact for cross-entropy and focal loss."""
+        weights = self.network.class_weights
+        sums = []
+        for piece in pieces:
+            counted = piece["masks"] != self.network.config.ignore_index
+            one = counted if weights is None else weights.cpu()[piece["masks"].long() * counted] * counted
+            sums.append(one.sum(dtype=torch.float64))
+        whole = sum(sums)
+        return [(one / torch.where(whole > 0, whole, 1.0)).float() for one in sums]
 
     @torch.inference_mode()
     def _predict(self, inputs: Tensor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from effdense.data.transforms.multi_scale import MultiScale
 from effdense.data.transforms.photometric import PhotometricJitter
+from effdense.engine.models.parts import train_whole_or_in_parts
 from effdense.engine.registry import MODELS
 from effdense.errors import ConfigError, did_you_mean
 from effdense.models.drop_path import set_drop_path_rate
@@ -216,6 +217,16 @@ class NetworkModel(BaseModel):
         super().train(mode)
         keep_in_eval(self._standing)
         return self
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        """One iteration. A batch that does not fit into memory is halved, and so is every one after it."""
+        if not hasattr(optim_wrapper, "halve"):
+            return super().train_step(data, optim_wrapper)
+        return train_whole_or_in_parts(self, super().train_step, data, optim_wrapper)
+
+    def part_weights(self, data: Mapping[str, Any], pieces: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """Share of each piece in the loss of the batch; here that of its images, for a loss that is their mean."""
+        return [torch.tensor(len(piece["inputs"]) / len(data["inputs"])) for piece in pieces]
 
     @property
     def evaluation_network(self) -> Any:
