@@ -63,7 +63,12 @@ def init_distributed(launcher: str, *, backend: str | None = None, timeout: floa
     backend = backend or ("nccl" if cuda else "gloo")
     if backend == "nccl" and not cuda:
         backend = "gloo"  # shipped configs name nccl; without a GPU only gloo can run
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    # torchrun with a fixed port keeps its store over restarts: without a name of their own, processes of a new attempt
+    # would meet at the addresses that those of the last one have left there, and wait for ever.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT") or "0"
+    store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
+    store = dist.PrefixStore(f"effdense_attempt_{attempt}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=timeout))
     if backend == "gloo":
         atexit.register(_leave_group)
     return True
