@@ -102,7 +102,8 @@ def save_atomically(content: Any, path: Path) -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         # torch's writer says a full disk as a RuntimeError of its own, with the OSError only in its text.
-        if isinstance(error, OSError) or (isinstance(error, RuntimeError) and "write" in str(error).lower()):
+        torchs = isinstance(error, RuntimeError) and not isinstance(error, RunError) and "write" in str(error).lower()
+        if isinstance(error, OSError) or torchs:
             raise RunError(f"{path} could not be written ({_reason(error, path.parent)}). {_WHAT_IS_LEFT}") from error
         raise
     _sync_folder(path.parent)
@@ -126,7 +127,7 @@ def damaged_part(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
+    except Exception as error:  # zipfile raises a dozen kinds for bytes that make no sense
         return f"{type(error).__name__}: {error}"
     return None if part is None else f"the checksum of {part} is wrong"
 
@@ -141,9 +142,18 @@ def write_pointer(folder: Path, checkpoint: Path) -> None:
     _sync_folder(folder)
 
 
-def find_last(folder: Path) -> Path | None:
+def written_checkpoints(folder: Path) -> list[Path]:
+    """Files of a run that resuming could start from, latest first, readable or not."""
+    written = [*folder.glob("epoch_*.pth"), *folder.glob("iter_*.pth")]
+    return sorted(written, key=lambda p: p.stat().st_mtime, reverse=True)
+
+
+def find_last(folder: Path, *, since: float = 0.0) -> Path | None:
     """The newest checkpoint that can be read: what the pointer names, else the latest ``epoch_N.pth`` or
     ``iter_N.pth``; None if there is none.
+
+    Args:
+        since: seconds since the epoch; files last written before are of an earlier run and left aside.
     """
     candidates: list[Path] = []
     pointer = folder / POINTER
@@ -151,16 +161,13 @@ def find_last(folder: Path) -> Path | None:
         text = pointer.read_text().strip()
         if text:
             candidates.append(folder / text)
-    written = [*folder.glob("epoch_*.pth"), *folder.glob("iter_*.pth")]
-    candidates += sorted(written, key=lambda p: p.stat().st_mtime, reverse=True)
-    for candidate in candidates:
-        if candidate.is_file():
+    for candidate in [*candidates, *written_checkpoints(folder)]:
+        if candidate.is_file() and candidate.stat().st_mtime >= since:
             try:
                 load(candidate)
             except WeightsError:
                 continue
-            if damaged_part(candidate) is None:
-                return candidate
+            return candidate
     return None
 
 
@@ -204,15 +211,15 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises: WeightsError when the file is missing, damaged, holds code, or is no effdense checkpoint.
     """
     content = read_checkpoint(path)
-    damaged = damaged_part(Path(path))  # torch does not look at the checksums
-    if damaged is not None:
-        raise WeightsError(f"{path} is damaged ({damaged}); go on from the checkpoint before it.")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise WeightsError(
             f"{path} is no effdense checkpoint (format {found!r}, expected {FORMAT!r}). Plain weights can start a "
             f"run as --cfg-options load_from=PATH."
         )
+    damaged = damaged_part(Path(path))  # torch does not look at the checksums
+    if damaged is not None:
+        raise WeightsError(f"{path} is damaged ({damaged}); go on from the checkpoint before it.")
     return content
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -94,6 +95,21 @@ def _slurm_environment() -> None:
     os.environ["RANK"] = os.environ["SLURM_PROCID"]
     os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
     os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
+
+
+def restarted_since() -> float | None:
+    """When torchrun began, in seconds since the epoch, if it has started this process anew after losing one; else None.
+
+    0 where the system does not say when.
+    """
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) == 0:
+        return None
+    try:  # proc(5): btime of /proc/stat in seconds, starttime (field 22) of the parent in clock ticks after it
+        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+        ticks = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]
+        return float(boot.split()[1]) + int(ticks) / os.sysconf("SC_CLK_TCK") - 1.0
+    except (OSError, StopIteration, ValueError, IndexError):
+        return 0.0
 
 
 def rank_and_world() -> tuple[int, int]:

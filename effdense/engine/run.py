@@ -12,7 +12,7 @@ import torch
 
 from effdense.engine import checkpoint as files
 from effdense.engine import datasets
-from effdense.engine.distributed import rank_and_world
+from effdense.engine.distributed import on_main_then_all, rank_and_world, restarted_since
 from effdense.engine.failures import explained
 from effdense.engine.memory import keep_freed_memory
 from effdense.engine.run_parts import (
@@ -69,8 +69,13 @@ def train(
         files.require(resume, "--resume")
     elif cfg.get("load_from") is not None:
         files.require(cfg.load_from, "load_from")
-    # torchrun starts all processes anew when one of them is lost: from the newest checkpoint, not from the beginning.
-    going_on = resume or cfg.get("resume", False) or int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
+    going_on = resume or cfg.get("resume", False)
+    since = restarted_since()
+    if since is not None:
+        # torchrun starts all processes anew when one is lost: from the newest checkpoint of this launch, not from the
+        # beginning, from where --resume PATH began, or from what an earlier run has left in the folder.
+        newest = on_main_then_all(lambda: files.find_last(Path(cfg.work_dir), since=since))
+        going_on = going_on if newest is None else str(newest)
     train_split = datasets.build_split(cfg, "train", seed=seed)
     val_split = datasets.build_split(cfg, "val", seed=seed, class_map=train_split.records.class_map)
     cfg.model["num_classes"] = datasets.check_class_count(

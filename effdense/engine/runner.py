@@ -244,6 +244,11 @@ class EffRunner(Runner):
             self.optim_wrapper.epoch_length = len(self.train_dataloader)
         if self._resume:
             path = files.find_last(Path(self.work_dir)) if self._resume is True else Path(str(self._resume))
+            if path is None and files.written_checkpoints(Path(self.work_dir)):
+                raise WeightsError(
+                    f"--resume: none of the checkpoints in {self.work_dir} can be read, so starting over would write "
+                    "over what may be saved of them. Restore one, or give another --work-dir."
+                )
             if path is None:
                 self.logger.warning(f"--resume: no checkpoint in {self.work_dir}; this run starts from the beginning.")
             else:

@@ -5,11 +5,13 @@ Runs are processes of their own here, since they are killed; a hook in the confi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ import pytest
 import torch
 
 from effdense.engine import checkpoint as files
+from effdense.engine.distributed import restarted_since
 from effdense.engine.loop import SkippingSampler
+from effdense.engine.run import train
 from effdense.errors import RunError, WeightsError
 from tests.engine.conftest import ROOT, WriteConfig, read_log
 from tests.engine.test_distributed import free_port
@@ -299,3 +303,35 @@ def test_the_sampler_leaves_out_once() -> None:
     sampler = SkippingSampler(Order())
     sampler.skip = 3
     assert len(sampler) == 5 and list(sampler) == [3, 4] and list(sampler) == [0, 1, 2, 3, 4]
+
+
+def test_what_makes_no_sense_as_an_archive_is_damaged(tmp_path: Path) -> None:
+    """Any one byte of a small checkpoint changed: still read, or refused with a WeightsError; never another error."""
+    path = tmp_path / "epoch_1.pth"
+    files.save_atomically({"format": files.FORMAT, "meta": {}, "values": torch.arange(8.0)}, path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        content = bytearray(whole)
+        content[place] ^= 0xFF
+        path.write_bytes(content)
+        with contextlib.suppress(WeightsError):
+            assert files.load(path)["values"].tolist() == list(range(8))
+    path.write_bytes(whole)
+    assert files.find_last(tmp_path) == path
+    assert files.find_last(tmp_path, since=path.stat().st_mtime + 1) is None
+
+
+def test_a_restart_takes_files_of_this_launch_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
+    assert restarted_since() is None
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    began = restarted_since()
+    assert began is not None and 0 <= began <= time.time()
+
+
+def test_a_folder_of_damaged_checkpoints_is_not_written_over(tiny_config: WriteConfig, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "epoch_2.pth").write_bytes(b"PK damaged")
+    with pytest.raises(WeightsError, match=r"none of the checkpoints .* can be read"):
+        train(tiny_config("damaged"), work_dir=str(tmp_path / "run"), resume=True)
+    assert (tmp_path / "run" / "epoch_2.pth").read_bytes() == b"PK damaged"
