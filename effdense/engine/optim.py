@@ -1,26 +1,22 @@
-"""Optimizer wrapper (any precision on any device) and the schedules: warm-up, then cosine or polynomial."""
+"""Optimizer wrapper: any precision on any device, accumulation, clipping."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from mmengine.logging import MMLogger
-from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
-from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
-from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from effdense.engine.distributed import rank_and_world
 from effdense.engine.failures import memory_advice
 from effdense.engine.finite import StepGuard
-from effdense.engine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, PARAM_SCHEDULERS
+from effdense.engine.registry import OPTIM_WRAPPERS
 from effdense.errors import ConfigError, RunError
-from effdense.models.freezing import encoder_of, layer_index
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -171,180 +167,3 @@ class EffOptimWrapper(OptimWrapper):
         super().load_state_dict(state)
         if scaler:
             self.scaler.load_state_dict(scaler)
-
-
-@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class QuietOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor without its log line and its group per parameter, with learning rates by depth.
-
-    Beside mmengine's keys, ``paramwise_cfg`` takes:
-        layer_decay: a factor d in (0, 1]; the LR of encoder layer i of n (stem 0, stage k is k + 1) is multiplied by
-            d ** (n - i), everything behind the encoder keeps its own.
-        encoder_lr_mult: one factor for the whole encoder, on top ("discriminative" learning rates).
-
-    Parameters of equal options share a group: torch's fused and foreach steps work through one group at a time, so 312
-    groups of one tensor each (D0) would cost 312 times the launches.
-    """
-
-    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
-        own = dict(paramwise_cfg or {})
-        self.layer_decay = _number("layer_decay", own)
-        self.encoder_lr_mult = _number("encoder_lr_mult", own)
-        if not 0.0 < self.layer_decay <= 1.0:
-            raise ConfigError(f"paramwise_cfg.layer_decay must lie in (0, 1], got {self.layer_decay}.")
-        if self.encoder_lr_mult <= 0.0:
-            raise ConfigError(
-                f"paramwise_cfg.encoder_lr_mult must be above 0, got {self.encoder_lr_mult}; to train without the "
-                "encoder set model.frozen_stages='all'."
-            )
-        super().__init__(optim_wrapper_cfg, own)
-        # mmengine reads parameter options only when there are some; by-depth rates need its groups either way.
-        self._by_depth = self.layer_decay != 1.0 or self.encoder_lr_mult != 1.0
-        if self._by_depth and not own:
-            self.paramwise_cfg: dict[str, Any] = {"norm_decay_mult": 1.0}
-
-    def __call__(self, model: nn.Module) -> OptimWrapper:
-        logger = MMLogger.get_current_instance()
-        level = logger.level
-        logger.setLevel("WARNING")
-        try:
-            return super().__call__(model)
-        finally:
-            logger.setLevel(level)
-
-    def add_params(self, params: list[dict[str, Any]], module: nn.Module, prefix: str = "", **options: Any) -> None:
-        """Groups of ``module``; mmengine calls this for every submodule, with its name as ``prefix``."""
-        super().add_params(params, module, prefix=prefix, **options)
-        if prefix == "":
-            if self._by_depth:
-                self._scale_by_depth(params, module)
-            merged: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
-            for group in params:
-                settings = {key: value for key, value in group.items() if key != "params"}
-                same = merged.setdefault(tuple(sorted(settings.items())), {"params": [], **settings})
-                same["params"].extend(group["params"])
-            params[:] = merged.values()
-
-    def _scale_by_depth(self, params: list[dict[str, Any]], module: Any) -> None:
-        """Multiply the LR of every one-parameter group by the factor of its layer."""
-        network = module.network
-        stages = len(encoder_of(network).blocks)
-        factors: dict[int, float] = {}
-        for name, parameter in network.named_parameters():
-            index = layer_index(name, stages)
-            factor = self.layer_decay ** (stages + 1 - index)
-            factors[id(parameter)] = factor * (self.encoder_lr_mult if index <= stages else 1.0)
-        for group in params:
-            (parameter,) = group["params"]
-            rate: Any = group.get("lr", self.base_lr)
-            group["lr"] = rate * factors[id(parameter)]
-
-
-def _number(name: str, options: dict[str, Any]) -> float:
-    """Take a factor out of paramwise_cfg, 1 where it is not given."""
-    value = options.pop(name, 1.0)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"paramwise_cfg.{name} must be a number, got {value!r}.")
-    return float(value)
-
-
-class _WarmupLR(LRSchedulerMixin, _ParamScheduler):
-    """Linear warm-up, then a decay to ``final_factor``; one closed form per iteration.
-
-    Args:
-        end: length of the schedule in epochs; mmengine fills in the run's ``max_epochs``.
-        warmup: length of the warm-up in epochs (fractions allowed) or, with ``by_epoch=False``, iterations.
-        warmup_factor: LR at the first iteration relative to the base LR; automl .008 / .08 = .1.
-        final_factor: LR at the end relative to the base LR.
-
-    The decay runs over step / total from step 0, not from the end of the warm-up. Length and warm-up come from the
-    config on resume, so raising ``max_epochs`` extends the schedule; only the position is restored.
-
-    Raises: ConfigError for values out of range.
-    """
-
-    def __init__(
-        self,
-        optimizer: Any,
-        *,
-        end: float,
-        warmup: float = 1.0,
-        warmup_factor: float = 0.1,
-        final_factor: float = 0.0,
-        by_epoch: bool = True,
-        last_step: int = -1,
-        verbose: bool = False,
-    ) -> None:
-        name = type(self).__name__
-        if end <= 0 or warmup < 0:
-            raise ConfigError(f"{name} needs end > 0 and warmup >= 0, got end={end}, warmup={warmup}.")
-        if not 0.0 <= warmup_factor <= 1.0 or not 0.0 <= final_factor <= 1.0:
-            raise ConfigError(
-                f"{name}: warmup_factor and final_factor are shares of the optimizer's LR in 0..1, "
-                f"got {warmup_factor!r} and {final_factor!r}."
-            )
-        self.total = end
-        self.warmup = warmup
-        self.warmup_factor = warmup_factor
-        self.final_factor = final_factor
-        super().__init__(optimizer, by_epoch=by_epoch, last_step=last_step, verbose=verbose)
-
-    @classmethod
-    def build_iter_from_epoch(cls, *args: Any, epoch_length: int, **kwargs: Any) -> Any:
-        """The same schedule in iterations."""
-        kwargs["end"] = max(1, round(kwargs["end"] * epoch_length))
-        kwargs["warmup"] = round(kwargs.get("warmup", 1.0) * epoch_length)
-        return cls(*args, **{**kwargs, "by_epoch": False})
-
-    def decay(self, progress: float) -> float:
-        """From 1 at progress 0 to 0 at progress 1."""
-        raise NotImplementedError
-
-    def factor(self, step: int) -> float:
-        """LR at ``step`` relative to the base LR."""
-        if step < self.warmup:
-            return self.warmup_factor + (1.0 - self.warmup_factor) * step / self.warmup
-        return self.final_factor + (1.0 - self.final_factor) * self.decay(min(step / self.total, 1.0))
-
-    def _get_value(self) -> list[float]:
-        return [base * self.factor(self.last_step) for base in self.base_values]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "last_step": self.last_step,
-            "global_step": self._global_step,
-            "base_values": [float(value) for value in self.base_values],
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.last_step = int(state_dict["last_step"])
-        self._global_step = int(state_dict["global_step"])
-        for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
-            group[self.param_name] = value
-        self._last_value = [group[self.param_name] for group in self.optimizer.param_groups]
-
-
-@PARAM_SCHEDULERS.register_module()
-class WarmupCosineLR(_WarmupLR):
-    """Half a cosine, as automl efficientdet/tf2/train_lib.py ``CosineLrSchedule``."""
-
-    def decay(self, progress: float) -> float:
-        return 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-@PARAM_SCHEDULERS.register_module()
-class WarmupPolyLR(_WarmupLR):
-    """(1 - progress) ** ``power``, segmentation's usual schedule (ParseNet, arXiv 1506.04579; .9 is DeepLab's,
-    1606.00915).
-
-    Raises: ConfigError for a power that is not above 0.
-    """
-
-    def __init__(self, optimizer: Any, *, power: float = 0.9, **options: Any) -> None:
-        if not power > 0:
-            raise ConfigError(f"WarmupPolyLR needs power > 0 (.9 is usual, 1 is a straight line), got {power!r}.")
-        self.power = power
-        super().__init__(optimizer, **options)
-
-    def decay(self, progress: float) -> float:
-        return (1.0 - progress) ** self.power

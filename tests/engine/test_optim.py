@@ -15,13 +15,9 @@ from torch import Tensor, nn
 
 from effdense.engine.config import load_config
 from effdense.engine.models import DetectionModel, SegmentationModel
-from effdense.engine.optim import (
-    EffOptimWrapper,
-    QuietOptimWrapperConstructor,
-    WarmupCosineLR,
-    WarmupPolyLR,
-    automatic_dtype,
-)
+from effdense.engine.optim import EffOptimWrapper, automatic_dtype
+from effdense.engine.parameter_groups import QuietOptimWrapperConstructor
+from effdense.engine.schedules import WarmupCosineLR, WarmupPolyLR
 from effdense.errors import ConfigError
 from tests.engine.conftest import ROOT
 
