@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from effdense.errors import ConfigError, ShapeError
+from effdense.models.activation_checkpointing import call
 from effdense.models.classification.losses import soft_target_cross_entropy
 from effdense.models.detection.families import IMAGENET_MEAN, IMAGENET_STD, LITE_MEAN, LITE_STD
 from effdense.models.drop_path import set_drop_path_rate
@@ -56,7 +57,10 @@ class EfficientNetClassifier(nn.Module):
         name, config, in_channels: as of the encoder.
         padding, bn_eps: the convention of the layers; change it with `set_convention`.
         mean, std: per channel, of pixels in 0..1: what to normalise with. The network itself does not.
+        checkpointed: whether the stem is, see `activation_checkpointing`; blocks have marks of their own.
     """
+
+    checkpointed = False
 
     def __init__(self, encoder: EfficientNetEncoder, num_classes: int, *, dropout: float) -> None:
         super().__init__()
@@ -99,9 +103,11 @@ class EfficientNetClassifier(nn.Module):
             ShapeError: `images` has another rank, channel count or an integer dtype.
         """
         self._check_images(images)
-        x = self.act1(self.bn1(self.conv_stem(images)))
-        x = self.blocks(x)
+        x = self.blocks(call(self, images, function=self._stem, norms=(self.bn1,)))
         return self.act2(self.bn2(self.conv_head(x)))
+
+    def _stem(self, images: Tensor) -> Tensor:
+        return self.act1(self.bn1(self.conv_stem(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of normalised images (B, C, H, W); errors as `forward_features`."""
@@ -118,8 +124,9 @@ class EfficientNetClassifier(nn.Module):
         Raises:
             ShapeError: shapes do not fit, or labels on the CPU lie outside -1..K-1.
         """
-        # On a GPU the values would have to be waited for.
-        if labels.ndim == 1 and labels.numel() and not labels.is_floating_point() and labels.device.type == "cpu":
+        # On a GPU the values would have to be waited for; a compiled graph cannot branch on them.
+        indices = labels.ndim == 1 and labels.numel() and not labels.is_floating_point()
+        if indices and labels.device.type == "cpu" and not torch.compiler.is_compiling():
             low, high = int(labels.min()), int(labels.max())
             if low < -1 or high >= self.num_classes:
                 raise ShapeError(

@@ -58,7 +58,10 @@ def assign_anchors(
         top_iou, top_anchor = iou.max(dim=2)
         target = torch.where(top_iou > 0, top_anchor, num_anchors)
         index = torch.arange(start, stop, device=device).expand(batch, -1)
-        forced = forced.scatter_reduce(1, target, index, reduce="amin")
+        if forced.is_cuda and torch.are_deterministic_algorithms_enabled():
+            forced = torch.minimum(forced, _first_by_target(target, index, num_boxes, num_anchors + 1))
+        else:
+            forced = forced.scatter_reduce(1, target, index, reduce="amin")
     forced = forced[:, :num_anchors]
     matches = torch.where(best_iou >= positive_iou, best_index, IGNORE)
     matches = torch.where(best_iou < negative_iou, BACKGROUND, matches)
@@ -67,3 +70,13 @@ def assign_anchors(
         return matches
     matched_label = labels.gather(1, matches.clamp(min=0))
     return torch.where((matches >= 0) & (matched_label < 0), IGNORE, matches)
+
+
+def _first_by_target(target: Tensor, index: Tensor, none: int, length: int) -> Tensor:
+    """``scatter_reduce(..., "amin")`` by comparing: torch refuses the former on a GPU in deterministic mode, though a
+    minimum does not depend on the order.
+
+    Args: target, index: (B, G) int64. none: where nothing is aimed at. Returns: (B, length).
+    """
+    places = torch.arange(length, device=target.device)
+    return torch.where(target[:, :, None] == places, index[:, :, None], none).amin(1)

@@ -176,24 +176,37 @@ class EfficientDet(nn.Module):
         return anchors
 
     def padded_loss(
-        self, images: Tensor, boxes: Tensor, labels: Tensor, valid: Tensor, *, normalizer: Tensor | None = None
+        self,
+        images: Tensor,
+        boxes: Tensor,
+        labels: Tensor,
+        valid: Tensor,
+        anchors: Tensor | None = None,
+        *,
+        normalizer: Tensor | None = None,
+        with_positives: bool = False,
     ) -> dict[str, Tensor]:
         """Loss of a batch with padded targets: the tensor-only form of ``loss`` that compiles.
 
         Args:
             images: (B, C, H, W) normalised. boxes: (B, G, 4) xyxy px of the input. labels: (B, G) int64.
             valid: (B, G) bool. normalizer: see ``detection_loss``.
+            anchors: (N, 4), what ``anchors((H, W))`` gives. Give them to what is compiled: it would make them on the
+                CPU in every step, and wait until they are on the device.
+            with_positives: also give ``"positives"``, the number of positive anchors, for who divides by those of
+                several batches.
         """
         output = self(images)
         size = (images.shape[-2], images.shape[-1])
         with torch.autocast(images.device.type, enabled=False):
-            anchors = self.anchors(size, output)
+            if anchors is None:
+                anchors = self.anchors(size, output)
             with torch.no_grad():
                 matches = assign_anchors(
                     anchors, boxes, labels, valid,
                     positive_iou=self.config.positive_iou, negative_iou=self.config.negative_iou,
                 )  # fmt: skip
-            return detection_loss(
+            losses = detection_loss(
                 output.class_logits,
                 output.box_deltas,
                 anchors,
@@ -208,6 +221,9 @@ class EfficientDet(nn.Module):
                 box_loss_weight=self.config.box_loss_weight,
                 normalizer=normalizer,
             )
+            if with_positives:
+                losses["positives"] = (matches >= 0).sum()
+            return losses
 
     def loss(self, images: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Training loss.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from effdense.errors import ShapeError
+from effdense.models.activation_checkpointing import call
 from effdense.models.layers import SeparableConv, activation
 
 
@@ -23,6 +24,8 @@ class PredictionHead(nn.Module):
     ``predict`` is a separable conv with bias and no activation after it.
     Source: automl efficientdet/tf2/efficientdet_keras.py ``ClassNet``/``BoxNet``.
     """
+
+    checkpointed = False
 
     def __init__(
         self,
@@ -50,7 +53,11 @@ class PredictionHead(nn.Module):
             raise ShapeError(f"the head expected {self.num_levels} pyramid levels, got {len(pyramid)}.")
         outputs = []
         for level, x in enumerate(pyramid):
-            for conv, norms in zip(self.conv_rep, self.bn_rep, strict=True):
-                x = self.act(norms[level](conv(x)))  # type: ignore[index]
-            outputs.append(self.predict(x))
+            norms = [of_layer[level] for of_layer in self.bn_rep]  # type: ignore[index]
+            outputs.append(call(self, x, norms, function=self._level, norms=norms))
         return tuple(outputs)
+
+    def _level(self, x: Tensor, norms: Sequence[nn.Module]) -> Tensor:
+        for conv, norm in zip(self.conv_rep, norms, strict=True):
+            x = self.act(norm(conv(x)))
+        return self.predict(x)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from effdense.models.activation_checkpointing import call
 from effdense.models.encoders.families import StageSpec
 from effdense.models.encoders.padding import Padding, make_conv
 from effdense.models.encoders.scaling import round_channels
@@ -101,6 +102,8 @@ def _squeeze_excite(block_in: int, channels: int, stage: StageSpec, options: Lay
 class ConvBnAct(nn.Module):
     """conv kxk - BN - act, the first stage of EfficientNetV2."""
 
+    checkpointed = False
+
     def __init__(
         self, in_channels: int, stage: StageSpec, stride: int, options: LayerOptions, drop_path_rate: float = 0.0
     ) -> None:
@@ -119,6 +122,8 @@ class ConvBnAct(nn.Module):
 
 class DepthwiseSeparable(nn.Module):
     """depthwise kxk - BN - act - SE - 1x1 projection - BN: an MBConv with expansion 1, first stage of V1 and Lite."""
+
+    checkpointed = False
 
     def __init__(
         self, in_channels: int, stage: StageSpec, stride: int, options: LayerOptions, drop_path_rate: float = 0.0
@@ -142,6 +147,8 @@ class DepthwiseSeparable(nn.Module):
 
 class MBConv(nn.Module):
     """1x1 expansion - BN - act - depthwise kxk - BN - act - SE - 1x1 projection - BN (timm's InvertedResidual)."""
+
+    checkpointed = False
 
     def __init__(
         self, in_channels: int, stage: StageSpec, stride: int, options: LayerOptions, drop_path_rate: float = 0.0
@@ -174,6 +181,8 @@ class FusedMBConv(nn.Module):
     One dense convolution for MBConv's first two: more multiply-adds, but faster where channels are few.
     """
 
+    checkpointed = False
+
     def __init__(
         self, in_channels: int, stage: StageSpec, stride: int, options: LayerOptions, drop_path_rate: float = 0.0
     ) -> None:
@@ -203,9 +212,16 @@ _BLOCKS: dict[str, Callable[[int, StageSpec, int, LayerOptions, float], nn.Modul
 }
 
 
-def make_stage(
-    in_channels: int, stage: StageSpec, options: LayerOptions, drop_path_rates: tuple[float, ...]
-) -> nn.Sequential:
+class Stage(nn.Sequential):
+    """The blocks of one stride, one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            x = call(block, x)
+        return x
+
+
+def make_stage(in_channels: int, stage: StageSpec, options: LayerOptions, drop_path_rates: tuple[float, ...]) -> Stage:
     """Build the blocks of one scaled row; the first carries the stride and the change of channels.
 
     Args:
@@ -221,4 +237,4 @@ def make_stage(
                 in_channels if first else stage.channels, stage, stage.stride if first else 1, options, rate
             )
         )
-    return nn.Sequential(*blocks)
+    return Stage(*blocks)

@@ -20,6 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from effdense.errors import ConfigError, ShapeError
+from effdense.models.activation_checkpointing import call
 from effdense.models.encoders.blocks import LayerOptions, make_stage
 from effdense.models.encoders.families import EncoderConfig, StageSpec, encoder_config
 from effdense.models.encoders.padding import BN_EPS, check_padding, note_native_sides, set_convention
@@ -39,7 +40,10 @@ class EfficientNetEncoder(nn.Module):
         channels: feature channels, one per stride.
         padding: "same", "same_static" or "symmetric".
         bn_eps: epsilon of every BatchNorm. Both are changed together with the layers by `set_convention`.
+        checkpointed: whether the stem is, see `activation_checkpointing`; blocks have marks of their own.
     """
+
+    checkpointed = False
 
     def __init__(
         self,
@@ -114,13 +118,20 @@ class EfficientNetEncoder(nn.Module):
             ShapeError: `images` has another rank, channel count or an integer dtype.
         """
         self._check_images(images)
-        x = self.act1(self.bn1(self.conv_stem(images)))
+        x = self.stem(images)
         features: list[Tensor] = [x] if self.stem_feature else []
         for index, stage in enumerate(self.blocks):
             x = stage(x)
             if index in self._output_stages:
                 features.append(x)
         return tuple(features)
+
+    def stem(self, images: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, stem channels, ceil(H / 2), ceil(W / 2))."""
+        return call(self, images, function=self._stem, norms=(self.bn1,))
+
+    def _stem(self, images: Tensor) -> Tensor:
+        return self.act1(self.bn1(self.conv_stem(images)))
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != self.in_channels:

@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effdense.errors import ConfigError, ShapeError
+from effdense.models.activation_checkpointing import call
 from effdense.models.layers import ConvBn, SeparableConv, activation
 from effdense.models.necks.resample import DOWNSAMPLES, PADDINGS, UPSAMPLES, Resample, check_choice
 
@@ -98,11 +100,16 @@ class FusionBlock(nn.Module):
 class BiFPNCell(nn.Module):
     """One pass top-down and bottom-up over all levels."""
 
+    checkpointed = False
+
     def __init__(self, nodes: Sequence[FusionNode], blocks: Sequence[FusionBlock], num_levels: int) -> None:
         super().__init__()
         self.levels = tuple(node.level for node in nodes)
         self.num_levels = num_levels
         self.fnode = nn.ModuleList(blocks)
+
+    def of_maps(self, *features: Tensor) -> tuple[Tensor, ...]:
+        return self(features)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         maps = list(features)
@@ -205,4 +212,8 @@ class BiFPN(nn.Module):
         for resample in self.resample.values():
             height, width = maps[-1].shape[-2:]
             maps.append(resample(maps[-1], ((height + 1) // 2, (width + 1) // 2)))
-        return self.cell(tuple(maps))
+        pyramid = tuple(maps)
+        for cell in self.cell:
+            # One by one: checkpointing keeps the tensors among the arguments, not those inside of one.
+            pyramid = call(cell, *pyramid, function=cast(BiFPNCell, cell).of_maps)
+        return pyramid

@@ -14,6 +14,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from effdense.models.activation_checkpointing import call
 from effdense.models.layers import SeparableConv, activation
 from effdense.models.necks.bifpn import BiFPN, BiFPNCell
 from effdense.models.segmentation.decoder_names import BIFPN_OPTIONS
@@ -31,7 +32,12 @@ class BiFPNDecoder(nn.Module):
             layers of the head.
         act, upsample, padding: activation, resizing and pools of the pyramid (``necks/bifpn.py``).
         bn: builds the normalisation of so many channels.
+
+    Attributes:
+        checkpointed: whether the layers of the head are, see `activation_checkpointing`; cells have marks of their own.
     """
+
+    checkpointed = False
 
     def __init__(
         self,
@@ -71,7 +77,10 @@ class BiFPNDecoder(nn.Module):
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Args: features of ``STRIDES``, fine to coarse; size (H, W) px of the input, not needed here."""
         # The last cell ends with its node on P2.
-        return self.head(self.fpn(features)[-1])
+        x = self.fpn(features)[-1]
+        for layer in self.head:
+            x = call(self, x, function=layer, norms=(layer,))
+        return x
 
 
 def _keep_way_down(cell: BiFPNCell) -> None:

@@ -10,6 +10,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from effdense.models.activation_checkpointing import call
 from effdense.models.encoders.efficientnet import EfficientNetEncoder, last_stage_of_stride
 from effdense.models.encoders.padding import Conv2dStrided
 
@@ -23,11 +24,11 @@ def features_with_early_stride_16(encoder: EfficientNetEncoder, images: Tensor) 
     encoder._check_images(images)
     early = last_stage_of_stride(encoder.config.stages)[16]
     ends = encoder._output_stages - {early}
-    x = encoder.act1(encoder.bn1(encoder.conv_stem(images)))
+    x = encoder.stem(images)
     features = [x] if encoder.stem_feature else []
     for index, stage in enumerate(encoder.blocks):
         for position, block in enumerate(cast(nn.Sequential, stage)):
-            x = block(x)
+            x = call(block, x)
             if index == early and position == 0:
                 features.append(x)
                 if len(features) == len(encoder.channels):

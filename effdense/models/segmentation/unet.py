@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effdense.models.activation_checkpointing import call
 from effdense.models.layers import activation
 from effdense.models.segmentation.attention import Attention
 
@@ -95,6 +96,8 @@ class UNetBlock(nn.Module):
         attention: None or "scse", on the joined map and behind the convolutions.
     """
 
+    checkpointed = False
+
     def __init__(
         self,
         in_channels: int,
@@ -168,5 +171,5 @@ class UNetDecoder(nn.Module):
         skips: list[Tensor | None] = [*features[:-1][::-1], None]
         x = features[-1]
         for block, skip in zip(self.blocks, skips, strict=True):
-            x = block(x, size if skip is None else (skip.shape[-2], skip.shape[-1]), skip)
+            x = call(block, x, size if skip is None else (skip.shape[-2], skip.shape[-1]), skip)
         return x
