@@ -13,6 +13,7 @@ import effdense
 from effdense.data import ClassMap
 from effdense.engine.datasets import check_class_count
 from effdense.engine.models import ClassificationModel, DetectionModel, Normalize
+from effdense.engine.training_step import losses_of
 from effdense.errors import ConfigError, WeightsError
 from effdense.models.detection.postprocess import PaddedDetections
 
@@ -85,7 +86,7 @@ def test_the_loss_is_the_networks() -> None:
     ]
     torch.manual_seed(0)
     expected = tiny().train().network.loss(given["inputs"], targets)
-    assert set(losses) == {"loss_cls", "loss_box"}
+    assert set(losses) == {"loss_cls", "loss_box", "count"}
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value)
 
@@ -94,10 +95,9 @@ def test_a_batch_without_objects_trains() -> None:
     model = tiny().train()
     given = batch()
     given |= {"boxes": torch.zeros(2, 1, 4), "labels": torch.full((2, 1), -1), "valid": torch.zeros(2, 1).bool()}
-    losses = model(**model.data_preprocessor(given), mode="loss")
-    total, logged = model.parse_losses(losses)
+    total, logged, positives = losses_of(model, model, model.data_preprocessor(given))
     total.backward()
-    assert losses["loss_box"].item() == 0.0 and total.isfinite()
+    assert logged["loss_box"].item() == 0.0 and total.isfinite() and positives is not None and positives.item() == 0
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     assert set(logged) == {"loss", "loss_cls", "loss_box"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -79,11 +80,14 @@ def test_halves_add_up_to_the_batch(make: Any) -> None:
 
 
 def test_pieces_hold_all_and_nothing_twice() -> None:
-    shell, _ = classification()
     batch = {"inputs": torch.zeros(5, 3, 8, 8), "labels": torch.arange(5), "paths": list("abcde"), "truths": []}
-    (first, a), (second, b) = parts_of(shell, batch, 2)
+    first, second = parts_of(batch, 2)
     assert first["paths"] == ["a", "b", "c"] and second["labels"].tolist() == [3, 4] and second["truths"] == []
-    assert float(a) == pytest.approx(0.6) and float(b) == pytest.approx(0.4)
+
+
+def test_pieces_of_what_is_not_per_image() -> None:
+    first, second = parts_of({"inputs": torch.zeros(2, 3), "share": torch.tensor(0.5), "sizes": ((1, 2), (3, 4))}, 2)
+    assert first["share"] == second["share"] == 0.5 and second["sizes"] == ((3, 4),)
 
 
 def out_of(memory: list[int], shell: Any) -> None:
@@ -142,6 +146,52 @@ def test_gradients_of_a_broken_backward_pass_are_dropped() -> None:
     expected, _ = gradients(shell, batch, 2)
     found, _ = gradients(shell, batch, 1)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+class Countless(ClassificationModel):
+    """A shell of somebody's own: it does not say what its loss is a mean over."""
+
+    def forward(self, *args: Any, mode: str = "loss", **batch: Any) -> Any:
+        found = super().forward(*args, mode=mode, **batch)
+        return {name: value for name, value in found.items() if name != "count"} if mode == "loss" else found
+
+
+@pytest.mark.parametrize("kind", [Countless, ClassificationModel])
+def test_the_second_batch_of_a_window_does_not_fit(kind: Any) -> None:
+    """The first went through whole: the step is that of a window that fits."""
+    torch.manual_seed(0)
+    shell = frozen_norms(kind("efficientnet_lite0", 3, image_size=32, drop_path_rate=0.0))
+    before = copy.deepcopy(shell.state_dict())
+    inputs = torch.randint(0, 255, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels, memory = torch.tensor([0, 2, 1, 1, 0, 0]), [3]
+    out_of(memory, shell)
+
+    def moved(fits_second: int) -> Tensor:
+        shell.load_state_dict(before)
+        wrapper = EffOptimWrapper(torch.optim.SGD(shell.parameters(), lr=1.0), accumulative_counts=2)
+        for start, memory[0] in ((0, 3), (3, fits_second)):
+            part = slice(start, start + 3)
+            logged = shell.train_step({"inputs": inputs[part], "labels": labels[part]}, wrapper)
+        assert wrapper.updates == 1
+        weights = [(before[name] - p.detach()).flatten() for name, p in shell.named_parameters()]
+        return torch.cat([logged["loss"].detach().reshape(1), *weights])
+
+    whole, found = moved(3), moved(2)
+    assert float((found - whole).norm()) < 1e-4 * float(whole.norm())
+    assert found[0].item() == pytest.approx(whole[0].item(), rel=1e-5)
+
+
+def test_a_step_that_does_not_fit_is_not_a_batch_that_does_not() -> None:
+    """Its gradients are there already: halves would be added to them."""
+
+    class Hungry(torch.optim.SGD):
+        def step(self, *args: Any, **options: Any) -> Any:
+            raise torch.OutOfMemoryError("out of memory")
+
+    shell, targets = classification()
+    wrapper = EffOptimWrapper(Hungry(shell.parameters(), lr=0.1))
+    with pytest.raises(RunError, match="optimizer's step does not fit into memory"):
+        shell.train_step({"inputs": torch.zeros(3, 3, 64, 64, dtype=torch.uint8), **targets}, wrapper)
 
 
 HUNGRY = """

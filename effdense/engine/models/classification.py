@@ -12,9 +12,9 @@ from torch import Tensor
 from effdense.data.transforms.mixing import BatchMixer
 from effdense.engine.models.shell import COMMON_ARGUMENTS, NetworkModel, size_hw, split_options
 from effdense.engine.registry import MODELS
+from effdense.engine.training_step import COUNT
 from effdense.errors import ConfigError
 from effdense.models.classification import create_classifier
-from effdense.models.classification.losses import soft_target_cross_entropy
 
 _NETWORK_ARGUMENTS = frozenset(
     {"in_channels", "padding", "dropout", "drop_path_rate", "bn_momentum", "bn_eps", "act", "mean", "std"}
@@ -91,7 +91,8 @@ class ClassificationModel(NetworkModel):
         """Loss (``mode='loss'``), probabilities (``'predict'``) or logits (``'tensor'``) of a normalised batch."""
         if mode == "loss":
             images, targets = self.mixer(inputs, labels)
-            return {"loss": soft_target_cross_entropy(self.network(images), targets, self.label_smoothing)}
+            losses = self.run_core(self.network.loss, images, targets, label_smoothing=self.label_smoothing)
+            return {**losses, COUNT: torch.full((), len(images), device=images.device)}
         if mode == "predict":
             return self._predict(inputs, labels, batch)
         return self.evaluation_network(inputs)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from effdense.engine.compiled import pad_boxes
 from effdense.engine.models.shell import COMMON_ARGUMENTS, NetworkModel, split_options
 from effdense.engine.registry import MODELS
+from effdense.engine.training_step import COUNT
 from effdense.models.detection import EfficientDetConfig, create_detector
-from effdense.models.detection.assignment import assign_anchors
 
 
 @MODELS.register_module()
@@ -27,6 +28,7 @@ class DetectionModel(NetworkModel):
     """
 
     task = "detection"
+    count_offset = 1.0  # losses are divided by the positive anchors + 1
 
     def __init__(self, name: str, num_classes: int, **options: Any) -> None:
         common, options = split_options(options)
@@ -50,27 +52,19 @@ class DetectionModel(NetworkModel):
     ) -> Any:
         """Losses (``mode='loss'``), detections (``'predict'``) or raw outputs (``'tensor'``) of a normalised batch."""
         if mode == "loss":
-            return self.network.padded_loss(inputs, boxes, labels, valid)
+            targets: tuple[Tensor, ...] = (boxes, labels, valid)
+            if self.compiled is not None:
+                targets = (*pad_boxes(*targets), self._anchors(inputs))
+            losses = self.run_core(self.network.padded_loss, inputs, *targets, with_positives=True)
+            losses[COUNT] = losses.pop("positives")
+            return losses
         if mode == "predict":
             return self._predict(inputs, batch)
         return self.evaluation_network(inputs)
 
-    @torch.no_grad()
-    def part_weights(self, data: Mapping[str, Any], pieces: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-        """Loss of a piece x (its positive anchors + 1) is the sum that the batch divides by its own."""
-        config = self.network.config
-        size = (data["inputs"].shape[-2], data["inputs"].shape[-1])
-        anchors = self.network.anchors(size).to(data["boxes"].device)
-        counts = [
-            (
-                assign_anchors(
-                    anchors, piece["boxes"], piece["labels"], piece["valid"],
-                    positive_iou=config.positive_iou, negative_iou=config.negative_iou,
-                ) >= 0
-            ).sum()
-            for piece in pieces
-        ]  # fmt: skip
-        return [(count + 1.0) / (sum(counts) + 1.0) for count in counts]
+    def _anchors(self, inputs: Tensor) -> Tensor:
+        with torch.autocast(inputs.device.type, enabled=False):
+            return self.network.anchors((inputs.shape[-2], inputs.shape[-1]))
 
     @torch.no_grad()
     def _predict(self, inputs: Tensor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:

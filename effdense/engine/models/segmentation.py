@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from effdense.engine.models.shell import COMMON_ARGUMENTS, NetworkModel, split_options
 from effdense.engine.registry import MODELS
+from effdense.engine.training_step import COUNT
 from effdense.models.segmentation import SegmentorConfig, create_segmentor
 from effdense.models.segmentation.inference import InferenceOptions, predict_logits
 from effdense.models.segmentation.postprocess import class_map_at
@@ -54,21 +55,21 @@ class SegmentationModel(NetworkModel):
     def forward(self, inputs: Tensor, masks: Tensor, mode: str = "loss", **batch: Any) -> Any:
         """Losses (``mode='loss'``), class maps (``'predict'``) or logits (``'tensor'``) of a normalised batch."""
         if mode == "loss":
-            return self.network.loss(inputs, masks)
+            return {**self.run_core(self.network.loss, inputs, masks), COUNT: self._pixels(masks)}
         if mode == "predict":
             return self._predict(inputs, batch)
         return self.evaluation_network(inputs)
 
-    def part_weights(self, data: Mapping[str, Any], pieces: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-        """Share of the pixels that count, with their class weights: exact for cross-entropy and focal loss."""
+    def _pixels(self, masks: Tensor) -> Tensor:
+        """Pixels that count, with their class weights: what cross-entropy and focal loss are a mean over. In images, so
+        that numbers stay near 1.
+        """
         weights = self.network.class_weights
-        sums = []
-        for piece in pieces:
-            counted = piece["masks"] != self.network.config.ignore_index
-            one = counted if weights is None else weights.cpu()[piece["masks"].long() * counted] * counted
-            sums.append(one.sum(dtype=torch.float64))
-        whole = sum(sums)
-        return [(one / torch.where(whole > 0, whole, 1.0)).float() for one in sums]
+        masks = masks.long()  # to a byte, an ignore_index that is none would be some class
+        counted = masks != self.network.config.ignore_index
+        if weights is None:
+            return counted.sum() / masks[0].numel()
+        return (weights[masks * counted] * counted).sum() / masks[0].numel()
 
     @torch.inference_mode()
     def _predict(self, inputs: Tensor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from effdense.data.transforms.multi_scale import MultiScale
 from effdense.data.transforms.photometric import PhotometricJitter
+from effdense.engine.compiled import CompiledCore, CompileOptions, Losses
 from effdense.engine.models.parts import train_whole_or_in_parts
 from effdense.engine.registry import MODELS
 from effdense.errors import ConfigError, did_you_mean
+from effdense.models.activation_checkpointing import check_where, set_activation_checkpointing
 from effdense.models.drop_path import set_drop_path_rate
 from effdense.models.freezing import FrozenStages, batch_norms, encoder_of, freeze_stages, keep_in_eval
 from effdense.models.weights import LoadReport, load_weights
@@ -32,6 +35,8 @@ COMMON_ARGUMENTS = frozenset(
         "channels_last",
         "photometric",
         "multi_scale",
+        "activation_checkpointing",
+        "compile",
     }
 )
 
@@ -139,12 +144,17 @@ class NetworkModel(BaseModel):
         photometric: options of ``PhotometricJitter`` for training batches, ``{}`` for its defaults, None for none.
         multi_scale: options of ``MultiScale`` for training batches (``step`` defaults to the stride of the network's
             coarsest level), None for one size.
+        activation_checkpointing: what keeps its inputs only and is computed again in the backward pass: False,
+            "encoder" or True, see ``effdense.models.activation_checkpointing``.
+        compile: True, or options of ``CompileOptions``, to train through torch.compile; None for not.
 
     The checkpointed weights are those of ``network``; ``evaluation_network`` is its exponential moving average once
     the EMA hook has made one.
     """
 
     task: ClassVar[str]
+    # ``forward`` in mode "loss" also gives "count": its losses are sums divided by (count + count_offset).
+    count_offset: ClassVar[float] = 0.0
 
     def __init__(
         self,
@@ -161,7 +171,10 @@ class NetworkModel(BaseModel):
         channels_last: bool = True,
         photometric: Mapping[str, Any] | None = None,
         multi_scale: Mapping[str, Any] | None = None,
+        activation_checkpointing: bool | str = False,
+        compile: bool | Mapping[str, Any] | None = None,
     ) -> None:
+        compile_options = CompileOptions.of(compile)
         if isinstance(multi_scale, Mapping):
             stride = 2 ** getattr(network.config, "max_level", 5)
             multi_scale = {"step": stride, **multi_scale}
@@ -180,6 +193,9 @@ class NetworkModel(BaseModel):
         self.reports: list[LoadReport] = []
         # Lists hide what is in them from parameters(), state_dict() and DDP.
         self._ema: list[Any] = []
+        self.checkpointing = check_where(activation_checkpointing)
+        checkpointed = set_activation_checkpointing(network, self.checkpointing) > 0
+        self.compiled = None if compile_options is None else CompiledCore(compile_options, checkpointed=checkpointed)
         self._standing: list[nn.Module] = freeze_stages(network, frozen_stages)
         self._standing += batch_norms(network, frozen_batch_norm)  # type: ignore[arg-type]
         self.train()
@@ -208,6 +224,11 @@ class NetworkModel(BaseModel):
         self.build_arguments.update(getattr(self.network, "weight_options", {}))
 
     @property
+    def frozen_modules(self) -> list[nn.Module]:
+        """Modules that stay in evaluation mode while the rest trains."""
+        return self._standing
+
+    @property
     def standing_names(self) -> frozenset[str]:
         """Names, inside the network, of every module whose statistics stay as they are."""
         standing = {module for root in self._standing for module in root.modules()}
@@ -220,13 +241,12 @@ class NetworkModel(BaseModel):
 
     def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
         """One iteration. A batch that does not fit into memory is halved, and so is every one after it."""
-        if not hasattr(optim_wrapper, "halve"):
-            return super().train_step(data, optim_wrapper)
-        return train_whole_or_in_parts(self, super().train_step, data, optim_wrapper)
+        return train_whole_or_in_parts(self, data, optim_wrapper)
 
-    def part_weights(self, data: Mapping[str, Any], pieces: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-        """Share of each piece in the loss of the batch; here that of its images, for a loss that is their mean."""
-        return [torch.tensor(len(piece["inputs"]) / len(data["inputs"])) for piece in pieces]
+    def run_core(self, function: Callable[..., Losses], *tensors: Tensor, **constants: Any) -> Losses:
+        """``function(*tensors, **constants)``, compiled where the config asks for it."""
+        call = function if self.compiled is None else functools.partial(self.compiled, function)
+        return call(*tensors, **constants)
 
     @property
     def evaluation_network(self) -> Any:
@@ -257,6 +277,15 @@ class NetworkModel(BaseModel):
             f"model {name}{'' if name == encoder else f' ({encoder})'}, {params / 1e6:.2f} M parameters{frozen}, "
             f"{self.network.num_classes} classes, input {self.image_size[0]}x{self.image_size[1]}"
         )
+
+    def describe_training(self) -> str:
+        """What training does differently from a plain pass, beginning with a comma; empty where there is nothing."""
+        said = []
+        if self.checkpointing:
+            said.append(f"{'encoder ' if self.checkpointing == 'encoder' else ''}activations computed again")
+        if self.compiled is not None:
+            said.append(self.compiled.options.describe())
+        return "".join(f", {one}" for one in said)
 
     def regularisers(self) -> dict[str, Callable[[float], None]]:
         """Strengths that a schedule may change between epochs, by name."""
