@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from mmengine.logging import MMLogger
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
-from effdense.engine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from effdense.engine.fused import start_momentum, with_fused
+from effdense.engine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS, resolve
 from effdense.errors import ConfigError
 from effdense.models.freezing import encoder_of, layer_index
 
@@ -22,9 +24,15 @@ class QuietOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             d ** (n - i), everything behind the encoder keeps its own.
         encoder_lr_mult: one factor for the whole encoder, on top ("discriminative" learning rates).
 
+    ``flat_decay_mult=0`` keeps weight decay off everything with one dimension: norms, biases and the weights of BiFPN's
+    fusion, as automl decays variables named kernel or weight only (efficientdet/tf2/train_lib.py ``_reg_l2_loss``).
+
+    The optimizer steps with ``fused=True`` where torch can and the config does not say ``fused`` or ``foreach``.
     Parameters of equal options share a group: torch's fused and foreach steps work through one group at a time, so 312
     groups of one tensor each (D0) would cost 312 times the launches.
     """
+
+    optimizer_cfg: dict[str, Any]
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
         own = dict(paramwise_cfg or {})
@@ -44,13 +52,27 @@ class QuietOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             self.paramwise_cfg: dict[str, Any] = {"norm_decay_mult": 1.0}
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
+        optimizer = resolve(OPTIMIZERS, self.optimizer_cfg["type"], "optim_wrapper.optimizer")
+        closure = inspect.signature(getattr(optimizer, "step", len)).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise ConfigError(
+                f"optim_wrapper.optimizer: {optimizer.__name__} computes the loss of a batch several times a step "
+                "(step takes a closure), which training here does not; choose one such as SGD or AdamW."
+            )
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer_cfg = with_fused(self.optimizer_cfg, optimizer, trained)
         logger = MMLogger.get_current_instance()
         level = logger.level
         logger.setLevel("WARNING")
         try:
-            return super().__call__(model)
+            wrapper = super().__call__(model)
         finally:
             logger.setLevel(level)
+        start_momentum(wrapper.optimizer)
+        clipping = getattr(wrapper, "adaptive_clipping", None)
+        if clipping is not None:
+            clipping.name(getattr(model, "module", model).named_parameters())
+        return wrapper
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, prefix: str = "", **options: Any) -> None:
         """Groups of ``module``; mmengine calls this for every submodule, with its name as ``prefix``."""
