@@ -19,8 +19,9 @@ default_hooks = dict(
     pictures=dict(type="PicturesHook", num_images=12),
 )
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)
-# tensorboard: "auto" where it is installed. wandb, mlflow: None, True or dict(...). console: "auto", "plain" or "rich".
-logging = dict(tensorboard="auto", wandb=None, mlflow=None, console="auto")
+# tensorboard: "auto" where it is installed. console: "auto", "plain" or "rich". Also wandb, mlflow: True or dict(...);
+# None here would keep a config that inherits from giving a dict.
+logging = dict(tensorboard="auto", console="auto")
 visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")])
 
 env_cfg = dict(

@@ -7,31 +7,32 @@ names), values as far as they can be judged before anything is built, and what i
 
 from __future__ import annotations
 
-import inspect
+import importlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import Registry
 
 from effdense.engine import registry as reg
 from effdense.engine.combined_datasets import nested
+from effdense.engine.config_foreign import advice
+from effdense.engine.config_kinds import check_sections
 from effdense.engine.config_lines import Fault, place_of
 from effdense.engine.config_links import check_links
-from effdense.engine.config_options import OptionsAction, check_option_types, parse_option
+from effdense.engine.config_options import OptionsAction, check_option_types, parse_option, replacing
+from effdense.engine.config_source import check_source, explain
 from effdense.engine.config_tables import (
     CUSTOM_KEYS,
-    EXTRA,
-    FILLED_IN,
+    LISTS,
     SECTIONS,
     SPLITS,
-    SUPPLIED,
     TYPED,
     top_level_keys,
 )
-from effdense.engine.config_values import check_arguments, check_model, check_plain, check_words, lookup
+from effdense.engine.config_typed import check_keys, check_typed, dicts
+from effdense.engine.config_values import check_model, check_plain, check_words, lookup
 from effdense.errors import ConfigError, did_you_mean
 
 __all__ = ["OptionsAction", "check_config", "load_config", "parse_option", "top_level_keys"]
@@ -49,24 +50,28 @@ def load_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
     if not file.is_file():
         near = did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")]) if file.parent.is_dir() else ""
         raise ConfigError(f"no config file at {file.absolute()}.{near}")
+    check_source(file)
     try:
         # lazy_import=False: in a virtual environment mmengine takes a file with `import math` for its lazy style and
         # fails.
-        cfg = Config.fromfile(str(file), lazy_import=False)
+        cfg = Config.fromfile(str(file), lazy_import=False, import_custom_modules=False)
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{file}: the config cannot be loaded: {type(error).__name__}: {error}") from error
+        raise ConfigError(explain(file, error)) from error
     # mmengine leaves out imported modules and functions, but not classes such as pathlib.Path.
     for key in [key for key, value in cfg.items() if key.startswith("_") or isinstance(value, type)]:
         cfg.pop(key)
     if options:
-        check_option_types(cfg.to_dict(), options)
+        present = cfg.to_dict()
+        check_option_types(present, options)
         try:
-            cfg.merge_from_dict(dict(options))
+            cfg.merge_from_dict(replacing(present, options))
         except (KeyError, TypeError, AssertionError, IndexError, ValueError) as error:
-            raise ConfigError(f"--cfg-options {dict(options)} cannot be merged into {file}: {error}") from error
+            said = ", ".join(options)
+            raise ConfigError(f"--cfg-options {said} cannot be merged into {file}: {error}") from error
     try:
+        _import_modules(cfg.get("custom_imports"))
         _check(cfg.to_dict())
     except Fault as fault:
         given = next((key for key in options or () if f"{fault.where}.".startswith(f"{key}.")), None)
@@ -85,41 +90,63 @@ def check_config(cfg: Config | Mapping[str, Any], source: str = "config") -> Non
         raise ConfigError(f"{source}: {fault}") from fault.__cause__
 
 
+def _import_modules(section: Any) -> None:
+    """The config's ``custom_imports``: modules that register types of the user's own."""
+    if section is None:
+        return
+    where = "custom_imports"
+    names = section.get("imports") if isinstance(section, Mapping) else None
+    if isinstance(section, Mapping):
+        check_keys(section, {"imports", "allow_failed_imports"}, where)
+    if not isinstance(names, (str, list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise Fault(where, f"{where} must be dict(imports=['my_package.my_module']), got {section!r}.")
+    for name in [names] if isinstance(names, str) else names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            if section.get("allow_failed_imports"):
+                continue
+            raise Fault(
+                f"{where}.imports",
+                f"{where}: {name} cannot be imported ({error}). Its folder has to be on PYTHONPATH: "
+                "PYTHONPATH=. effdense train ...",
+            ) from error
+
+
 def _check(cfg: Mapping[str, Any]) -> None:
     known = top_level_keys()
     for key in cfg:
         if key not in known:
-            raise Fault(
-                str(key),
-                f"unknown key {key!r}.{did_you_mean(str(key), known)} "
-                "(A variable of the file's own starts with an underscore.)",
-            )
+            near = did_you_mean(str(key), {*known, "_base_"}) + advice(str(key))
+            own = "" if advice(str(key)) else " (A variable of the file's own starts with an underscore.)"
+            raise Fault(str(key), f"unknown key {key!r}.{near}{own}")
     if not isinstance(cfg.get("model"), Mapping):
         raise Fault("model", "the config has no 'model' section, dict(type=...).")
     check_plain(cfg)
     for path, allowed in SECTIONS.items():
         section = lookup(cfg, path)
         if isinstance(section, Mapping):
-            _check_keys(section, allowed, path)
+            check_keys(section, allowed, path)
         elif section is not None:
             raise Fault(path, f"{path} must be a dict of {', '.join(sorted(allowed)[:4])}, ...; got {section!r}.")
-    for name, options in (lookup(cfg, "optim_wrapper.paramwise_cfg.custom_keys") or {}).items():
+    custom = lookup(cfg, "optim_wrapper.paramwise_cfg.custom_keys")
+    for name, options in custom.items() if isinstance(custom, Mapping) else ():
         if isinstance(options, Mapping):
-            _check_keys(options, CUSTOM_KEYS, f"optim_wrapper.paramwise_cfg.custom_keys.{name}")
+            check_keys(options, CUSTOM_KEYS, f"optim_wrapper.paramwise_cfg.custom_keys.{name}")
     _check_values(cfg)
+    check_sections(cfg)
     check_words(cfg)
     for path, (registry, default) in TYPED.items():
-        for where, node in _dicts(lookup(cfg, path), path):
-            _check_typed(node, registry, default, where, path)
-    hooks = cfg.get("default_hooks") or {}
-    for name, hook in hooks.items():
-        if isinstance(hook, Mapping):
-            _check_typed(hook, reg.HOOKS, None, f"default_hooks.{name}", "default_hooks")
+        for where, node in dicts(lookup(cfg, path), path, path in LISTS):
+            check_typed(node, registry, default, where, path)
+    for name, hook in (cfg.get("default_hooks") or {}).items():
+        for where, node in dicts(hook, f"default_hooks.{name}"):
+            check_typed(node, reg.HOOKS, None, where, "default_hooks")
     for split in SPLITS:
         dataset = lookup(cfg, f"{split}_dataloader.dataset")
         if isinstance(dataset, Mapping):
-            for where, node in _dicts(dataset.get("transforms"), f"{split}_dataloader.dataset.transforms"):
-                _check_typed(node, reg.TRANSFORMS, None, where, "transforms")
+            for where, node in dicts(dataset.get("transforms"), f"{split}_dataloader.dataset.transforms", True):
+                check_typed(node, reg.TRANSFORMS, None, where, "transforms")
             _check_nested(dataset, f"{split}_dataloader.dataset")
     check_model(cfg["model"])
     check_links(cfg)
@@ -135,7 +162,7 @@ def _check_nested(dataset: Mapping[str, Any], where: str) -> None:
                 f"{place}.transforms",
                 f"{place}.transforms: transforms belong to the outer data set; move them there.",
             )
-        _check_typed(node, reg.DATASETS, None, place, "datasets" if more else "dataset")
+        check_typed(node, reg.DATASETS, None, place, "datasets" if more else "dataset")
 
 
 def _check_values(cfg: Mapping[str, Any]) -> None:
@@ -147,10 +174,16 @@ def _check_values(cfg: Mapping[str, Any]) -> None:
         raise Fault("train_cfg", "train_cfg needs max_epochs.")
     for path in ("train_cfg.max_epochs", "train_cfg.val_interval", *(f"{s}_dataloader.batch_size" for s in SPLITS)):
         value = lookup(cfg, path)
+        found = path == "train_dataloader.batch_size"
+        if found and (value == "auto" or (type(value) is float and 0 < value < 1)):
+            continue
         if value is not None and (type(value) is not int or value < 1):
-            raise Fault(path, f"{path} must be a whole number of at least 1, got {value!r}.")
+            more = ', "auto" or a share of the memory between 0 and 1' if found else ""
+            raise Fault(path, f"{path} must be a whole number of at least 1{more}, got {value!r}.")
     for split in SPLITS:
         _check_loader(cfg, f"{split}_dataloader")
+    if isinstance(cfg.get("custom_hooks"), Mapping):
+        raise Fault("custom_hooks", "custom_hooks must be a list of dict(type=...), got one dict; write [dict(...)].")
     sampler = lookup(cfg, "train_dataloader.sampler")
     if sampler is not None and not isinstance(sampler, Mapping):
         raise Fault(
@@ -186,73 +219,3 @@ def _check_loader(cfg: Mapping[str, Any], where: str) -> None:
     ):
         place = f"{where}.dataset.transforms"
         raise Fault(place, f"{place} must be a list, [dict(type=...), ...], got {steps!r}.")
-
-
-def _check_typed(node: Mapping[str, Any], registry: Registry, default: str | None, where: str, section: str) -> None:
-    type_name = node.get("type", default)
-    if type_name is None:
-        misspelt = [key for key in node if "'type'" in did_you_mean(str(key), {"type"})]
-        known = ", ".join(sorted(reg.known_names(registry))[:12])
-        raise Fault(
-            f"{where}.{misspelt[0]}" if misspelt else where,
-            f"{where} needs a 'type'; one of {known}."
-            + (f" Unknown key {where}.{misspelt[0]}. Did you mean 'type'?" if misspelt else ""),
-        )
-    try:
-        target = reg.resolve(registry, type_name, where)
-    except ConfigError as error:
-        raise Fault(f"{where}.type", str(error)) from None
-    allowed = _arguments(target)
-    if allowed is not None:
-        _check_keys(node, allowed | {"type"} | EXTRA.get(section, frozenset()), where)
-    lacking = [name for name in _required(target) if name not in node]
-    if lacking:
-        raise Fault(where, f"{where} ({type_name}) needs {', '.join(lacking)}.")
-    check_arguments({"type": type_name, **node}, target, where)
-
-
-def _required(target: Any) -> list[str]:
-    """Names of the arguments that have no default and that only the config can give."""
-    parameters = inspect.signature(target).parameters.values()
-    free = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return [p.name for p in free if p.name not in SUPPLIED | FILLED_IN]
-
-
-def _arguments(target: Any) -> frozenset[str] | None:
-    """Names of the keyword arguments a class or function takes, None if it takes any.
-
-    A target that passes ``**options`` on says which in a ``config_arguments()`` static method.
-    """
-    if hasattr(target, "config_arguments"):
-        return frozenset(target.config_arguments())
-    names: set[str] = set()
-    classes = target.__mro__ if inspect.isclass(target) else (target,)
-    for cls in classes:
-        function = cls.__dict__.get("__init__") if inspect.isclass(cls) else cls
-        if function is None or cls is object:
-            continue
-        parameters = inspect.signature(function).parameters.values()
-        names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-        if not any(p.kind is p.VAR_KEYWORD or p.kind is p.VAR_POSITIONAL for p in parameters):
-            return frozenset(names - SUPPLIED)
-    return None
-
-
-def _check_keys(section: Mapping[str, Any], allowed: frozenset[str] | set[str], where: str) -> None:
-    for key in section:
-        if key not in allowed:
-            raise Fault(
-                f"{where}.{key}",
-                f"unknown key {where}.{key}.{did_you_mean(str(key), allowed)} "
-                f"Known here: {', '.join(sorted(allowed - {'self'}))}.",
-            )
-
-
-def _dicts(node: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The dict itself, or every dict of a list, with its dotted path."""
-    if isinstance(node, Mapping):
-        yield where, node
-    elif isinstance(node, Sequence) and not isinstance(node, str):
-        for i, item in enumerate(node):
-            if isinstance(item, Mapping):
-                yield f"{where}.{i}", item

@@ -45,17 +45,19 @@ def _find(file: Path, parts: Sequence[str], seen: tuple[Path, ...]) -> tuple[Pat
         line = _line(values[parts[0]], parts[1:], values[parts[0]].lineno, values)
         if line is not None:
             return file, line
-    for base in _bases(values.get("_base_")):
-        path = file.parent / base
+    for base in base_names(values.get("_base_")):
+        if not isinstance(base, ast.Constant) or not isinstance(base.value, str):
+            continue
+        path = file.parent / base.value
         found = None if path in seen or len(seen) > 20 else _find(path, parts, (*seen, file))
         if found is not None:
             return found
     return None
 
 
-def _bases(node: ast.expr | None) -> list[str]:
-    nodes = node.elts if isinstance(node, (ast.List, ast.Tuple)) else [node]
-    return [one.value for one in nodes if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+def base_names(node: ast.expr | None) -> list[ast.expr]:
+    """The expressions in ``_base_ = ...``: of a list its items; empty for None."""
+    return [] if node is None else list(node.elts) if isinstance(node, (ast.List, ast.Tuple)) else [node]
 
 
 def _line(node: ast.expr, parts: Sequence[str], line: int, values: dict[str, ast.expr], depth: int = 0) -> int | None:

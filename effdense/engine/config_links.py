@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from effdense.engine.combined_datasets import is_combined, nested
+from effdense.engine.config_kinds import fits
 from effdense.engine.config_lines import Fault
 from effdense.engine.config_tables import SPLITS
 from effdense.engine.config_values import lookup
@@ -46,7 +47,7 @@ def _check_sizes(cfg: Mapping[str, Any]) -> None:
 
 def _check_classes(cfg: Mapping[str, Any]) -> None:
     classes, number = cfg.get("classes"), lookup(cfg, "model.num_classes")
-    if isinstance(classes, str):
+    if classes is not None and not fits(classes, Sequence[str]):
         raise Fault("classes", f"classes must be a list of names, ['cat', 'dog'], got {classes!r}.")
     binary = number == 1 and str(lookup(cfg, "model.type")).endswith("SegmentationModel")
     if classes and type(number) is int and number != len(classes) and not (binary and len(classes) == 2):
@@ -73,18 +74,23 @@ def _check_generated(cfg: Mapping[str, Any]) -> None:
     """Loaders of one generated set have to name its splits alike, or each would draw a set of its own."""
     nodes = [one for one in _datasets(cfg) if isinstance(one[1].get("splits"), Mapping)]
     for where, node in nodes:
-        same = [other for _, other in nodes if all(other.get(key) == node.get(key) for key in ("type", "root"))]
-        missing = {str(other.get("split")) for other in same} - set(node["splits"])
-        if missing:
-            unused = [key for key in node["splits"] if key not in {other.get("split") for other in same}]
-            key, near = next(
-                ((key, near) for key in unused if (near := did_you_mean(str(key), missing))),
-                (next(iter(unused), ""), ""),
+        same = [(place, other) for place, other in nodes if all(other.get(k) == node.get(k) for k in ("type", "root"))]
+        for place, other in same:
+            split = other.get("split")
+            if split is None or split in node["splits"]:
+                continue
+            # Which of the two is misspelt: a name of splits that no loader reads, or the loader's.
+            read = {one.get("split") for _, one in same}
+            unused = [key for key in node["splits"] if key not in read and did_you_mean(str(split), {str(key)})]
+            near = [key for key in node["splits"] if did_you_mean(str(split), {str(key)})]
+            said = " or ".join(
+                [*(f"{str(split)!r} in place of {key!r}" for key in unused), *(f"split={key!r}" for key in near)][:3]
             )
+            wrong = f"{where}.splits.{unused[0]}" if unused and split in SPLITS else f"{place}.split"
             raise Fault(
-                f"{where}.splits" + (f".{key}" if key else ""),
-                f"{where}.splits names {', '.join(map(repr, node['splits']))}, and not {', '.join(sorted(missing))}, "
-                f"which a loader of the config reads.{near}",
+                wrong,
+                f"{place}.split is {split!r}, {where}.splits names {', '.join(map(repr, node['splits']))}."
+                + (f" Did you mean {said}?" if said else ""),
             )
 
 

@@ -14,6 +14,9 @@ _EITHER = frozenset(
     {"image_size", "size", "window", "stride", "resume", "cache", "decode", "files", "frozen_stages", "sampler"}
 )
 
+# Words in place of a number or a switch.
+_WORD_INSTEAD = {"train_dataloader.batch_size": "auto", "randomness.deterministic": "warn"}
+
 
 def parse_option(text: str) -> tuple[str, Any]:
     """``a.b=VALUE`` -> (path, value). VALUE is a Python literal (``1e-3``, ``True``, ``(384, 640)``, ``[{...}]``),
@@ -60,12 +63,24 @@ def check_option_types(cfg: Mapping[str, Any], options: Mapping[str, Any]) -> No
     """
     for path, value in options.items():
         current, known = _walk(cfg, path)
-        if not known or current is None or value is None:
+        if not known or current is None or value is None or value == _WORD_INSTEAD.get(path):
             continue
         key = path.split(".")[-1]
         expected = None if key in _EITHER and not _plainly_wrong(current, value) else _expected(current, value)
         if expected is not None:
             raise ConfigError(f"--cfg-options {path}: expected {expected}, got {value!r}.")
+
+
+def replacing(cfg: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with a dict that takes the place of None or a single value marked as such: mmengine would merge it
+    and fail.
+    """
+    found = {}
+    for path, value in options.items():
+        current, known = _walk(cfg, path)
+        takes_place = known and isinstance(value, Mapping) and not isinstance(current, (Mapping, list))
+        found[path] = {**value, "_delete_": True} if takes_place else value
+    return found
 
 
 def _plainly_wrong(current: Any, value: Any) -> bool:

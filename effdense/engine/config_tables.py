@@ -57,7 +57,17 @@ SECTIONS: dict[str, frozenset[str]] = {
     "logging": frozenset({"tensorboard", "wandb", "mlflow", "console"}),
     "data_check": frozenset({"enable", "decode", "files"}),
     "optim_wrapper.clip_grad": frozenset(
-        {"type", "max_norm", "norm_type", "clip_value", "error_if_nonfinite", "foreach"}
+        {
+            "type",
+            "max_norm",
+            "norm_type",
+            "clip_value",
+            "error_if_nonfinite",
+            "foreach",
+            "clip_factor",
+            "eps",
+            "exclude",
+        }
     ),
     "optim_wrapper.paramwise_cfg": frozenset(
         {
@@ -128,6 +138,8 @@ TYPED: dict[str, tuple[Registry, str | None]] = {
     "visualizer": (reg.VISUALIZERS, None),
     "visualizer.vis_backends": (reg.VISBACKENDS, None),
 }
+# Those that may be a list of dicts.
+LISTS = frozenset({"param_scheduler", "custom_hooks", "visualizer.vis_backends"})
 # Arguments that the engine supplies itself, and those that it fills in where the config does not say them.
 SUPPLIED = frozenset({"self", "optimizer", "params", "runner", "args", "kwargs", "cfg"})
 FILLED_IN = frozenset({"num_classes", "image_size", "size", "end", "save_dir"})
@@ -140,14 +152,15 @@ EXTRA: dict[str, frozenset[str]] = {
     "default_hooks": frozenset({"priority"}),
 }
 # Options outside typed sections that take one of a few words, by path.
-WORDS: dict[str, tuple[str, ...]] = {
+WORDS: dict[str, tuple[Any, ...]] = {
     "default_scope": (reg.SCOPE,),
     "launcher": LAUNCHERS,
     "log_level": ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET"),
     "logging.console": CONSOLES,
+    "logging.tensorboard": ("auto", True, False),
     "env_cfg.mp_cfg.mp_start_method": ("fork", "spawn", "forkserver"),
     "env_cfg.dist_cfg.backend": ("nccl", "gloo", "mpi", "ucc", "xccl", "hccl", "cpu:gloo,cuda:nccl"),
-    "optim_wrapper.clip_grad.type": ("norm", "value"),
+    "optim_wrapper.clip_grad.type": ("norm", "value", "agc"),
     "optim_wrapper.constructor": ("QuietOptimWrapperConstructor", "DefaultOptimWrapperConstructor"),
 }
 # The same inside typed sections, by (type, argument), where the signature does not say so itself (``Literal``).

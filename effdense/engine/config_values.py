@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-from torch import Tensor
+from typing import Any, Literal, Union, get_args, get_origin
 
 from effdense.data.storage.picture_cache import CacheOptions
+from effdense.engine.compiled import CompileOptions
+from effdense.engine.config_kinds import check_kind, hints_of
 from effdense.engine.config_lines import Fault
 from effdense.engine.config_tables import OPTIONS, SPLITS, WORDS
 from effdense.engine.models.shell import Normalize, split_options
 from effdense.engine.registry import MODELS, resolve
 from effdense.errors import ConfigError, did_you_mean
+from effdense.models.activation_checkpointing import check_where
+from effdense.models.classification.classifier import create_classifier
 from effdense.models.detection.families import EfficientDetConfig, detector_config
 from effdense.models.encoders.families import encoder_config
 from effdense.models.segmentation.families import SegmentorConfig, segmentor_config
@@ -27,7 +27,6 @@ _FAMILIES: dict[str, tuple[Any, Any]] = {
     "detection": (EfficientDetConfig, detector_config),
     "segmentation": (SegmentorConfig, segmentor_config),
 }
-_NOT_TEXT = {int: "a whole number", float: "a number", bool: "True or False", Tensor: "", type(None): "None"}
 
 
 def lookup(cfg: Any, path: str) -> Any:
@@ -70,10 +69,6 @@ def check_words(cfg: Mapping[str, Any]) -> None:
         value = lookup(cfg, path)
         if value is not None:
             _one_of(value, words, path, path)
-    custom = lookup(cfg, "optim_wrapper.paramwise_cfg.custom_keys")
-    if custom is not None and not isinstance(custom, Mapping):
-        path = "optim_wrapper.paramwise_cfg.custom_keys"
-        raise Fault(path, f"{path} must be a dict such as {{'head': dict(lr_mult=0.1)}}, got {custom!r}.")
     for split in SPLITS:
         where = f"{split}_dataloader.cache"
         cache = lookup(cfg, where)
@@ -91,31 +86,16 @@ def check_words(cfg: Mapping[str, Any]) -> None:
 
 
 def check_arguments(node: Mapping[str, Any], target: Any, where: str) -> None:
-    """Values of a typed dict against the annotations of what it names: words of a ``Literal``, and text where a number
-    is wanted or the other way round.
-    """
+    """Values of a typed dict against the annotations of what it names: words of a ``Literal``, and their kind."""
     name = node.get("type")
     name = name.removeprefix("effdense.") if isinstance(name, str) else getattr(target, "__name__", str(target))
-    hints = _hints(target)
+    hints = hints_of(target)
     for key, value in node.items():
         words = OPTIONS.get((name, key)) or _literals(hints.get(key))
         if words:
             _one_of(value, words, f"{where}.{key}", f"{name}.{key}")
-            continue
-        kinds = set(_members(hints.get(key)))
-        if isinstance(value, str) and kinds and kinds <= set(_NOT_TEXT):
-            said = [_NOT_TEXT[kind] for kind in _NOT_TEXT if kind in kinds and _NOT_TEXT[kind]]
-            said = [text for text in said if text != "a whole number" or float not in kinds]
-            raise Fault(
-                f"{where}.{key}",
-                f"{where}.{key}: {name}.{key} must be {' or '.join(said)}, got {value!r}.",
-            )
-        if isinstance(value, (int, float)) and str in kinds and kinds <= {str, type(None)}:
-            raise Fault(
-                f"{where}.{key}",
-                f"{where}.{key}: {name}.{key} must be text, got {value!r}; write it in quotes (behind --cfg-options "
-                f"{where}.{key}=\"'{value}'\").",
-            )
+        elif key in hints and not (key == "image_size" and hasattr(target, "task")):  # one side may stand for both
+            check_kind(value, hints[key], f"{where}.{key}", f"{name}.{key}")
 
 
 def check_model(model: Mapping[str, Any]) -> None:
@@ -127,14 +107,21 @@ def check_model(model: Mapping[str, Any]) -> None:
     options = split_options({key: value for key, value in model.items() if key not in ("type", "inference")})[1]
     if task == "classification":
         with_where("model.name", lambda: encoder_config(model["name"]))
+        check_arguments({"type": target.__name__, **options}, create_classifier, "model")
     elif task in _FAMILIES:
         row, find = _FAMILIES[task]
-        check_arguments({"type": target.__name__, **options}, row, "model")
+        sized = {key: value for key, value in options.items() if key != "image_size"}
+        check_arguments({"type": target.__name__, **sized}, row, "model")
         base = with_where("model.name", lambda: find(model["name"]))
         with_where("model", lambda: base.override(**options), "model: ")
     if task == "segmentation":
         look = model.get("inference")
         with_where("model.inference", lambda: InferenceOptions.of(look), "model.")
+    where = with_where(
+        "model.activation_checkpointing", lambda: check_where(model.get("activation_checkpointing", False))
+    )
+    compiling = with_where("model.compile", lambda: CompileOptions.of(model.get("compile")))
+    with_where("model.compile.backend", lambda: compiling and compiling.check(checkpointed=bool(where)))
     extras: dict[str, Any] = {key: model.get(key) for key in ("photometric", "multi_scale")}
     if any(value is not None for value in extras.values()):
         with_where("model", lambda: Normalize((0.5,) * 3, (0.5,) * 3, **extras))
@@ -154,28 +141,12 @@ def with_where(where: str, check: Any, prefix: str = "") -> Any:
 
 def _one_of(value: Any, words: Sequence[Any], where: str, name: str, inner: str = "") -> None:
     """Raise Fault unless the value is one of the words, with the nearest."""
-    if value in words:
+    if any(value == word and type(value) is type(word) for word in words):
         return
     near = did_you_mean(str(value), [word for word in words if isinstance(word, str)])
     said = name if where == name else f"{where}: {name}"
     shown = ", ".join(repr(word) for word in words)
     raise Fault(f"{where}.{inner}".rstrip("."), f"{said} must be one of {shown}; got {value!r}.{near}")
-
-
-@functools.cache
-def _hints(target: Any) -> dict[str, Any]:
-    """Annotations of the arguments of a class or function, nearest class first; without those that cannot be read."""
-    classes = target.__mro__ if inspect.isclass(target) else (target,)
-    found: dict[str, Any] = {}
-    for cls in classes:
-        function = cls.__dict__.get("__init__") if inspect.isclass(cls) else cls
-        if function is None or cls is object:
-            continue
-        try:
-            found = {**get_type_hints(function), **found}
-        except (NameError, TypeError, AttributeError):
-            continue
-    return found
 
 
 def _members(hint: Any) -> Iterator[Any]:
