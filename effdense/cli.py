@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from effdense.errors import ConfigError, EffdenseError, did_you_mean
-from effdense.verbs import analyze, browse, check, convert, debug
+from effdense.verbs import analyze, browse, check, convert, curves, debug
 
-_VERBS = {"check": check, "convert": convert, "browse": browse, "analyze": analyze, "debug": debug}
+_VERBS = {"check": check, "convert": convert, "browse": browse, "analyze": analyze, "curves": curves, "debug": debug}
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -262,8 +262,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return int(code or 0)
     except EffdenseError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        if not error.said_by_another_rank:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as error:  # Ctrl-C: what the verb says of it, and the exit code that shells expect
+        print(f"\n{' '.join(map(str, error.args)) or 'interrupted.'}", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader (head, less) has left: the interpreter's own flush at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -55,18 +55,38 @@ class Drawn:
 
 
 def draw_batch(style: Style, batch: Mapping[str, Any], limit: int) -> Iterator[Drawn]:
-    """Each image of a collated training batch, as the model is fed it."""
+    """Each image of a training batch on the host, with its truth.
+
+    Args: batch: ``inputs`` (B, C, H, W) uint8 and targets as collated; of a classifier also mixed ``labels`` (B, K).
+    """
     for i in range(min(limit, len(batch["inputs"]))):
-        canvas = np.ascontiguousarray(batch["inputs"][i].permute(1, 2, 0).numpy())
+        canvas = _rgb(batch["inputs"][i])
         if style.task == "detection":
             valid = batch["valid"][i]
             boxes, labels = batch["boxes"][i][valid], batch["labels"][i][valid]
             yield Drawn([(draw_boxes(canvas, boxes, labels, class_names=style.names), "")], Counter(labels.tolist()))
         elif style.task == "classification":
-            yield Drawn([(canvas, style.names[int(batch["labels"][i])])])
+            yield Drawn([(canvas, _label_text(style.names, batch["labels"][i]))])
         else:
             mask = batch["masks"][i].numpy()
             yield Drawn([(draw_mask(canvas, mask, style.names, palette=style.palette), "")], _pixels(mask))
+
+
+def _rgb(image: torch.Tensor) -> np.ndarray:
+    """(C, H, W) as a picture: grey of one or two channels, else the first three."""
+    shown = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+    return np.ascontiguousarray(shown.permute(1, 2, 0).numpy())
+
+
+def _label_text(names: Sequence[str], label: torch.Tensor) -> str:
+    """The class of a picture, or the two largest shares of a mixed one."""
+    if label.ndim == 0:
+        return names[int(label)] if int(label) >= 0 else "ignored"
+    shares = [(float(label[k]), names[k]) for k in label.argsort(descending=True, stable=True)[:2].tolist()]
+    held = [(share, name) for share, name in shares if share > 0]
+    if len(held) == 1 and held[0][0] > 0.995:
+        return held[0][1]
+    return " + ".join(f"{share:.2f} {name}" for share, name in held) or "ignored"
 
 
 def draw_output(style: Style, dataset: Any, output: Mapping[str, Any], score_threshold: float) -> Drawn:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from effdense.data.checks.label_statistics import SIZE_NAMES, LabelStatistics
+from effdense.visualize.figure import plain_text, png_bytes
 
 _BLUE, _GREY = "#3465a4", "#b8bec6"
 _COLORS = ("#3465a4", "#e07b39", "#4c9a5b", "#9a5bb0", "#7a7a7a")
@@ -26,10 +24,19 @@ _NAME_LENGTH = 22
 
 
 def draw_labels(name: str, statistics: LabelStatistics) -> bytes:
-    """A PNG of one split: amounts per class, and for boxes their shapes, places and number per picture."""
+    """A PNG of one split: amounts per class, for boxes their shapes, places and number per picture, for pixels the
+    masks that hold a class.
+    """
     boxes = statistics.unit == "boxes"
-    figure = Figure(figsize=(_width(len(statistics.names)), 9.5 if boxes else 5.2), dpi=_DPI, layout="constrained")
-    if not boxes:
+    height = {"boxes": 9.5, "pixels": 8.6, "pictures": 5.2}[statistics.unit]
+    figure = Figure(figsize=(_width(len(statistics.names)), height), dpi=_DPI, layout="constrained")
+    if statistics.unit == "pixels":
+        upper, lower = figure.subplots(2, 1)
+        _per_class(upper, statistics)
+        # In the same order, so that what is rare in pixels and common in pictures (or the other way) is seen.
+        shown = _shown(_shares(statistics))
+        _bars(lower, statistics.pictures.astype(float), shown, statistics.names, "masks that hold the class", False)
+    elif not boxes:
         _per_class(figure.add_subplot(), statistics)
     else:
         grid = figure.add_gridspec(2, 4, height_ratios=(1.1, 1))
@@ -38,8 +45,8 @@ def draw_labels(name: str, statistics: LabelStatistics) -> bytes:
         _centres(figure.add_subplot(grid[1, 1]), statistics)
         _objects(figure.add_subplot(grid[1, 2]), statistics)
         _aspects(figure.add_subplot(grid[1, 3]), statistics)
-    figure.suptitle(_plain(_title(name, statistics)), fontsize=13)
-    return _png(figure)
+    figure.suptitle(plain_text(_title(name, statistics)), fontsize=13)
+    return png_bytes(figure)
 
 
 def draw_comparison(splits: Mapping[str, LabelStatistics]) -> bytes:
@@ -59,8 +66,8 @@ def draw_comparison(splits: Mapping[str, LabelStatistics]) -> bytes:
         some = share > 0
         shift = 0.16 * (k - (len(values) - 1) / 2)
         axes.plot(
-            places[some] + shift, share[some], _MARKERS[k % 5], color=_COLORS[k % 5], label=_plain(name), markersize=5,
-            markerfacecolor=_COLORS[k % 5] if k == 0 else "none",
+            places[some] + shift, share[some], _MARKERS[k % 5], color=_COLORS[k % 5], label=plain_text(name),
+            markersize=5, markerfacecolor=_COLORS[k % 5] if k == 0 else "none",
         )  # fmt: skip
         lacking = places[~some] + shift
         axes.plot(
@@ -76,26 +83,12 @@ def draw_comparison(splits: Mapping[str, LabelStatistics]) -> bytes:
     axes.grid(axis="y", color="#e4e4e4")
     axes.set_axisbelow(True)
     axes.legend(loc="upper right", ncols=len(values))
-    figure.suptitle(_plain(f"Share of each class in {', '.join(splits)}   (x: none in that split)"), fontsize=13)
-    return _png(figure)
-
-
-def _plain(text: str) -> str:
-    """Text that matplotlib does not take for a formula, without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in text).replace("$", r"\$")
+    figure.suptitle(plain_text(f"Share of each class in {', '.join(splits)}   (x: none in that split)"), fontsize=13)
+    return png_bytes(figure)
 
 
 def _width(classes: int) -> float:
     return float(np.clip(0.19 * classes + 3, 14, 20))
-
-
-def _png(figure: Figure) -> bytes:
-    FigureCanvasAgg(figure)
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of letters that the font lacks, once per letter
-        figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
 
 
 def _title(name: str, statistics: LabelStatistics) -> str:
@@ -125,13 +118,27 @@ def _name_classes(axes: Axes, names: list[str]) -> None:
     short = [name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…" for name in names]
     size = 9 if len(names) <= 40 else 7.5 if len(names) <= 70 else 6.5
     turned = len(names) > 12 or sum(map(len, short)) > 110
-    axes.set_xticks(range(len(names)), [_plain(name) for name in short], rotation=90 if turned else 0, fontsize=size)
+    axes.set_xticks(
+        range(len(names)), [plain_text(name) for name in short], rotation=90 if turned else 0, fontsize=size
+    )
 
 
 def _per_class(axes: Axes, statistics: LabelStatistics) -> None:
     share = statistics.unit == "pixels"
     amounts = 100 * _shares(statistics) if share else statistics.counts.astype(float)
-    shown = _shown(amounts)
+    unit = "% of the pixels" if share else statistics.unit
+    _bars(axes, amounts, _shown(amounts), statistics.names, f"{unit} per class", share)
+
+
+def _bars(
+    axes: Axes,
+    amounts: NDArray[np.float64],
+    shown: NDArray[np.int64],
+    names: Sequence[str],
+    title: str,
+    fine: bool,
+) -> None:
+    """A bar for each class shown, with its amount where there is room; ``fine``: with digits after the point."""
     values = amounts[shown]
     places = np.arange(len(shown))
     positive = values[values > 0]
@@ -147,7 +154,7 @@ def _per_class(axes: Axes, statistics: LabelStatistics) -> None:
     if len(shown) <= 40:
         for x, value in zip(places.tolist(), values.tolist()):
             if value > 0:
-                text = f"{value:.2g}" if share and value < 10 else f"{value:,.0f}"
+                text = f"{value:.2g}" if fine and value < 10 else f"{value:,.0f}"
                 axes.text(x, value, text, ha="center", va="bottom", fontsize=8)
     if len(amounts) > len(shown):
         axes.axvline(len(shown) / 2 - 0.5, color="#a40000", linestyle="--")
@@ -155,11 +162,10 @@ def _per_class(axes: Axes, statistics: LabelStatistics) -> None:
         axes.text(
             len(shown) / 2, 0.95, f"{left} classes between are left out", transform=axes.get_xaxis_transform(), va="top"
         )
-    _name_classes(axes, [statistics.names[i] for i in shown])
+    _name_classes(axes, [names[i] for i in shown])
     side = max(0.7, (6 - len(shown)) / 2)
     axes.set_xlim(-side, len(shown) - 1 + side)
-    unit = "% of the pixels" if share else statistics.unit
-    axes.set_title(f"{unit} per class{' (log)' if log else ''}", fontsize=11)
+    axes.set_title(f"{title}{' (log)' if log else ''}", fontsize=11)
     axes.grid(axis="y", color="#e4e4e4")
     axes.set_axisbelow(True)
 

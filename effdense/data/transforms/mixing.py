@@ -7,6 +7,8 @@ batch, so batches must be shuffled. Draws come from torch's default CPU generato
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,6 +27,9 @@ class BatchMixer:
         prob: share of the batches that are mixed.
         switch_prob: where both are on, the share of mixed batches that get CutMix.
 
+    Attributes:
+        watcher: called with what every call returns, by whoever wants to draw it; None for nobody.
+
     Raises:
         ConfigError: a value is out of range (on a call, for those that were set later).
     """
@@ -42,6 +47,7 @@ class BatchMixer:
         self.cutmix = cutmix
         self.prob = prob
         self.switch_prob = switch_prob
+        self.watcher: Callable[[Tensor, Tensor], None] | None = None
         self._check()
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,6 +64,12 @@ class BatchMixer:
             ShapeError: shapes or dtypes do not fit, or labels on the CPU lie outside -1..K-1.
         """
         self._check()
+        images, targets = self._mixed(inputs, labels)
+        if self.watcher is not None:
+            self.watcher(images, targets)
+        return images, targets
+
+    def _mixed(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if inputs.ndim != 4 or not inputs.is_floating_point() or labels.shape != inputs.shape[:1]:
             raise ShapeError(
                 f"BatchMixer expected float inputs (B, C, H, W) and labels (B,), got {inputs.dtype} "

@@ -1,8 +1,10 @@
-"""Pictures of a run: what the model was fed, and truth beside prediction."""
+"""Pictures of a run: its labels, what the network was fed, truth beside prediction, and curves."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +13,39 @@ from mmengine.hooks import Hook
 
 from effdense.engine.distributed import rank_and_world
 from effdense.engine.drawing import Drawn, Style, draw_batch, draw_output
+from effdense.engine.hooks.input_watch import InputWatch, SeenBatch
+from effdense.engine.hooks.run_charts import CurveDrawer, draw_train_labels
 from effdense.engine.registry import HOOKS
 from effdense.errors import ConfigError, DataError
 from effdense.visualize import contact_sheet, save_picture, side_by_side
 
 _SHEETS = {"segmentation": (6, 320)}  # columns and px of a cell: truth, prediction and errors of two images in a row
 _SHEET = (4, 400)
+_BATCHES, _BATCH_IMAGES = 3, 16  # training batches that are drawn, and images of each at most
 
 
 @HOOKS.register_module()
 class PicturesHook(Hook):
-    """Write ``pictures/train_batch.jpg`` once and ``pictures/val_predictions.jpg`` after every validation.
+    """Write into the ``pictures`` folder of the work dir what a person wants to see of a run.
+
+    ``labels.png`` when training begins: amounts per class, of boxes also their shapes and places.
+    ``train_batch_0.jpg`` to ``_2.jpg``: the first batches of this start, as the network was fed them.
+    ``val_predictions.jpg`` after every validation: truth beside prediction.
+    ``curves.png`` after validations and when the run ends, however it does: losses, scores, learning rate.
 
     Args:
         num_images: validation images on the sheet, spread over the split.
         score_threshold: predictions below it are not drawn.
         each_dir: also write one page per image into this folder (``tools/test.py --show-dir``): truth beside
             prediction, of a segmentor also where it is wrong, and the legend.
-        enable: False draws no sheets.
+        enable: False draws none of the four.
 
-    The sheets show what rank 0 saw; ``each_dir`` gets the pictures of every rank.
+    They show what rank 0 saw; ``each_dir`` gets the pictures of every rank. A picture of the four that cannot be drawn
+    or written is a line in the log, never the end of a run. The first batches are read from the device together, once;
+    nothing else waits for it.
     """
 
-    priority = "LOW"
+    priority = 80  # after the rows of metrics.jsonl (LOW, 70), before checkpoints (VERY_LOW, 90)
 
     def __init__(
         self, num_images: int = 12, score_threshold: float = 0.3, each_dir: str | None = None, enable: bool = True
@@ -45,24 +57,52 @@ class PicturesHook(Hook):
         self.each_dir = each_dir
         self.draws_sheets = enable and rank_and_world()[0] == 0
         self._drawn: dict[int, Drawn] = {}
-        self._train_drawn = False
+        self._watch: InputWatch | None = None
+        self._curves: CurveDrawer | None = None
+        self._failed: set[str] = set()
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def before_train(self, runner: Any) -> None:
+        if not self.draws_sheets:
+            return
+        self._curves = CurveDrawer()
+        with self._tried(runner, "labels.png") as path:
+            if runner.iter == 0 or not path.is_file():  # a run that is resumed has them
+                draw_train_labels(runner.train_dataloader.dataset.records, path)
+        with self._tried(runner, "train_batch_0.jpg"):
+            self._watch = InputWatch(runner.shell, batches=_BATCHES, images=_BATCH_IMAGES)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        if not self.draws_sheets or self._train_drawn or data_batch is None:
+        if self._watch is not None:
+            self._watch.begin(runner.iter)
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if self._watch is None:
             return
-        self._train_drawn = True
-        style = _style(runner)
-        drawn = list(draw_batch(style, data_batch, 16))
-        pictures = [one for image in drawn for one in image.pictures]
-        sheet = contact_sheet(
-            [picture for picture, _ in pictures],
-            columns=4,
-            captions=[caption for _, caption in pictures] if any(caption for _, caption in pictures) else None,
-            heading="first training batch, as the model sees it" + _still_to_come(runner, style.task),
-            legend=style.legend(_counts(drawn)),
-            cell_width=320,
-        )
-        save_picture(sheet, self._folder(runner) / "train_batch.jpg")
+        self._watch.end()
+        if self._watch.is_done or batch_idx + 1 == len(runner.train_dataloader):
+            self._draw_batches(runner)
+
+    def close(self, runner: Any) -> None:
+        """Draw what is left to be drawn; the runner says so when training ends, by an error or a signal, too."""
+        if self._watch is not None:
+            self._draw_batches(runner)
+        if self._curves is not None:
+            with self._tried(runner, "curves.png") as path:
+                self._curves.draw(runner, path, now=True)
+
+    def _draw_batches(self, runner: Any) -> None:
+        watch, self._watch = self._watch, None
+        assert watch is not None
+        watch.close()
+        for number, seen in enumerate(watch.seen):
+            with self._tried(runner, f"train_batch_{number}.jpg") as path:
+                save_picture(_batch_sheet(runner, seen), path)
+        if watch.error is not None:
+            self._warn(runner, "train_batch_0.jpg", watch.error)
+
+    # -- validation ----------------------------------------------------------------------------------------------------
 
     def before_val_epoch(self, runner: Any) -> None:
         self._drawn = {}
@@ -75,50 +115,68 @@ class PicturesHook(Hook):
         style = _style(runner)
         for output in outputs or ():
             index = output["index"]
-            on_sheet = self.draws_sheets and index % step == 0 and len(self._drawn) < self.num_images
-            if not on_sheet and self.each_dir is None:
+            if self.draws_sheets and index % step == 0 and len(self._drawn) < self.num_images:
+                with self._tried(runner, "val_predictions.jpg"), suppress(DataError):  # the loader has reported it
+                    self._drawn[index] = draw_output(style, dataset, output, self.score_threshold)
+            if self.each_dir is None:
                 continue
-            try:
-                drawn = draw_output(style, dataset, output, self.score_threshold)
-            except DataError:
-                continue  # the loader has already reported it
-            if on_sheet:
-                self._drawn[index] = drawn
-            if self.each_dir is not None:
+            with suppress(DataError):
+                drawn = self._drawn.get(index) or draw_output(style, dataset, output, self.score_threshold)
                 name = f"{index:05d}_{Path(_path_of(dataset, index)).stem}.jpg"
                 save_picture(_page(drawn, style), Path(self.each_dir) / name)
 
     def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
-        if not self._drawn:
-            return
-        style = _style(runner)
-        drawn = [self._drawn[index] for index in sorted(self._drawn)]
-        pictures = [one for image in drawn for one in image.pictures]
-        columns, cell_width = _SHEETS.get(style.task, _SHEET)
-        sheet = contact_sheet(
-            [picture for picture, _ in pictures],
-            columns=columns,
-            captions=[caption for _, caption in pictures],
-            heading="validation",
-            legend=style.legend(_counts(drawn), errors=True),
-            cell_width=cell_width,
-        )
-        path = self._folder(runner) / "val_predictions.jpg"
-        save_picture(sheet, path)
-        runner.logger.info(f"pictures: {path}")
+        if self._drawn:
+            with self._tried(runner, "val_predictions.jpg") as path:
+                save_picture(_validation_sheet(_style(runner), [self._drawn[i] for i in sorted(self._drawn)]), path)
+                runner.logger.info(f"pictures: {path}")
+        if self._curves is not None:
+            with self._tried(runner, "curves.png") as path:
+                self._curves.draw(runner, path)
 
-    def _folder(self, runner: Any) -> Path:
-        folder = Path(runner.work_dir) / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+    @contextmanager
+    def _tried(self, runner: Any, name: str) -> Iterator[Path]:
+        """The path of a picture; what goes wrong with it is said once."""
+        try:
+            yield Path(runner.work_dir) / "pictures" / name
+        except Exception as error:  # whatever data and disks hold in store: training is worth more
+            self._warn(runner, name, error)
+
+    def _warn(self, runner: Any, name: str, error: Exception) -> None:
+        if name not in self._failed:
+            self._failed.add(name)
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            runner.logger.warning(f"pictures/{name} cannot be drawn: {what}. The run goes on without it.")
 
 
-def _still_to_come(runner: Any, task: str) -> str:
-    """What happens to a batch on the device, after it was drawn."""
-    preprocessor = getattr(runner.shell, "data_preprocessor", None)
-    steps = ["photometric jitter"] if getattr(preprocessor, "jitter", None) is not None else []
-    steps += ["mixup and CutMix"] if task == "classification" else []
-    return f" before {' and '.join(steps)}" if steps else ""
+def _batch_sheet(runner: Any, seen: SeenBatch) -> np.ndarray:
+    style = _style(runner)
+    drawn = list(draw_batch(style, seen.to_host(), _BATCH_IMAGES))
+    pictures = [one for image in drawn for one in image.pictures]
+    epoch, batch = divmod(seen.iteration, len(runner.train_dataloader))
+    height, width = seen.size
+    shown = f"{len(drawn)} of {seen.images} images" if len(drawn) < seen.images else f"{seen.images} images"
+    return contact_sheet(
+        [picture for picture, _ in pictures],
+        columns=4,
+        captions=[caption for _, caption in pictures] if any(caption for _, caption in pictures) else None,
+        heading=f"training, epoch {epoch + 1}, batch {batch + 1}: {shown}, {height}x{width} px (height x width)",
+        legend=style.legend(_counts(drawn)),
+        cell_width=320,
+    )
+
+
+def _validation_sheet(style: Style, drawn: list[Drawn]) -> np.ndarray:
+    pictures = [one for image in drawn for one in image.pictures]
+    columns, cell_width = _SHEETS.get(style.task, _SHEET)
+    return contact_sheet(
+        [picture for picture, _ in pictures],
+        columns=columns,
+        captions=[caption for _, caption in pictures],
+        heading="validation",
+        legend=style.legend(_counts(drawn), errors=True),
+        cell_width=cell_width,
+    )
 
 
 def _style(runner: Any) -> Style:
