@@ -6,6 +6,8 @@ import atexit
 import inspect
 import os
 import subprocess
+import time
+import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,9 +16,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
-from torch import nn
+from torch import Tensor, nn
 
+from effdense.engine.ranks import open_board
 from effdense.engine.registry import MODEL_WRAPPERS
+from effdense.engine.training_step import training_step
 from effdense.errors import ConfigError, EffdenseError
 
 LAUNCHERS = ("none", "pytorch", "slurm")
@@ -64,20 +68,40 @@ def init_distributed(launcher: str, *, backend: str | None = None, timeout: floa
     backend = backend or ("nccl" if cuda else "gloo")
     if backend == "nccl" and not cuda:
         backend = "gloo"  # shipped configs name nccl; without a GPU only gloo can run
-    # torchrun with a fixed port keeps its store over restarts: without a name of their own, processes of a new attempt
-    # would meet at the addresses that those of the last one have left there, and wait for ever.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT") or "0"
+    prefix = f"effdense_attempt_{_attempt()}"
     store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
-    store = dist.PrefixStore(f"effdense_attempt_{attempt}", store)
+    store = dist.PrefixStore(prefix, store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=timeout))
+    open_board(prefix, backend, timeout)
     if backend == "gloo":
         atexit.register(_leave_group)
     return True
 
 
+def _attempt() -> str:
+    """A name that the processes of one attempt share: torchrun may keep its store over restarts, and those of a new
+    attempt would meet at the addresses that the last one has left there, and wait for ever.
+
+    Raises: ConfigError for several nodes with such a store: each node counts its own restarts, so they would not meet.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return "0"  # every attempt has a store of its own
+    several = int(os.environ.get("GROUP_WORLD_SIZE") or 1) > 1
+    if several and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0:
+        raise ConfigError(
+            "torchrun with several nodes and --max-restarts keeps one store over all attempts, so that processes of a "
+            "second attempt do not find each other. Start with tools/dist_train.sh (NNODES, MAX_RESTARTS), or set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 with --rdzv-backend=c10d on every node."
+        )
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT") or "0"
+
+
 def _leave_group() -> None:
     """End gloo's threads before the interpreter does: one still running then aborts the process now and again."""
     if dist.is_initialized():
+        # Up to torch 2.7 the group ends under the interpreter's lock and waits for a thread that may need the lock to
+        # drop what it sent last: it gets the lock first (pytorch#154976).
+        time.sleep(0.1)
         dist.destroy_process_group()
 
 
@@ -87,23 +111,35 @@ def _slurm_environment() -> None:
         raise ConfigError(
             "--launcher slurm needs a Slurm job (SLURM_PROCID is not set); start through tools/slurm_train.sh."
         )
-    nodes = os.environ["SLURM_NODELIST"]
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_NODELIST"]
     if "MASTER_ADDR" not in os.environ:
         hosts = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
         os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
-    os.environ.setdefault("MASTER_PORT", "29500")
+    # Jobs that share a node must not meet; below the ports that systems give out by themselves.
+    os.environ.setdefault("MASTER_PORT", str(20000 + int(os.environ.get("SLURM_JOB_ID") or 9500) % 10000))
     os.environ["RANK"] = os.environ["SLURM_PROCID"]
     os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
     os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
 
 
 def restarted_since() -> float | None:
-    """When torchrun began, in seconds since the epoch, if it has started this process anew after losing one; else None.
+    """When torchrun began, in seconds since the epoch, if it may have started these processes anew after losing one;
+    else None. All ranks call it and get the same.
 
-    0 where the system does not say when.
+    0 where the system does not say when. Of several nodes it is the first torchrun's beginning; each counts the
+    restarts that it saw itself, and one that came back counts none, so there may have been one whatever they say.
     """
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) == 0:
+    if "TORCHELASTIC_RESTART_COUNT" not in os.environ:
         return None
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0)
+    of_all = gather_objects((restarts, _launcher_began()))
+    began = min(start for _, start in of_all)
+    several = int(os.environ.get("GROUP_WORLD_SIZE") or 1) > 1
+    return began if any(count for count, _ in of_all) or (several and began > 0) else None
+
+
+def _launcher_began() -> float:
+    """When the parent process began, in seconds since the epoch; 0 where the system does not say."""
     try:  # proc(5): btime of /proc/stat in seconds, starttime (field 22) of the parent in clock ticks after it
         boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
         ticks = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]
@@ -186,4 +222,10 @@ class EffDDP(MMDistributedDataParallel):
         options.pop("broadcast_buffers", None)
         options.setdefault(key, False)
         options.setdefault("gradient_as_bucket_view", True)
+        # Of depthwise weights, whose two ways of counting through one channel are the same memory.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         super().__init__(module, device_ids=None if on_cpu else device_ids, **options)
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        """One iteration of this process's share of the batch."""
+        return training_step(self, self.module, data, optim_wrapper)

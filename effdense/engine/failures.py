@@ -5,6 +5,8 @@ An error leaves here as a RunError or with its own class, with the newest checkp
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +18,15 @@ from typing import Any
 import torch
 
 from effdense.engine import checkpoint as files
+from effdense.engine.determinism import without_deterministic_form
+from effdense.engine.ranks import let_others_speak, lost_rank
 from effdense.errors import EffdenseError, RunError
 
 _LOST = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (is killed by signal: \w[^.]*|exited unexpectedly.*)"
 )
 _LATE = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # full, over quota, gone or failing
 _OWN = re.compile(r"^effdense\.errors\.\w+: ", re.MULTILINE)
 
 
@@ -46,12 +51,37 @@ def explained(runner: Any) -> Iterator[None]:
         elif "--resume" in text:
             raise
         raise type(error)(f"{text} {_last_checkpoint(runner)}") from error
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"interrupted: {_place(runner)}. {_last_checkpoint(runner)}") from error
     except torch.OutOfMemoryError as error:
         advice = memory_advice(runner.train_dataloader.batch_size, runner.optim_wrapper._accumulative_counts)
         said = str(error).splitlines()[0] if str(error) else "out of memory"
         raise RunError(f"{_place(runner)}: {said} {advice} {_last_checkpoint(runner)}") from error
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        raise RunError(
+            f"{_place(runner)}: {error.strerror}{where}; {_free(runner)}. What was saved before is whole. "
+            f"{_last_checkpoint(runner)}"
+        ) from error
     except RuntimeError as error:
+        let_down = lost_rank(error)
+        if let_down is not None:
+            explained_error = RunError(f"{_place(runner)}: {let_down} {_last_checkpoint(runner)}")
+            explained_error.said_by_another_rank = let_down.said_by_another_rank
+            raise explained_error from error
+        no_form = without_deterministic_form(error)
+        if no_form is not None:
+            raise RunError(f"{_place(runner)}: {no_form} {_last_checkpoint(runner)}") from error
         lost, late = _LOST.search(str(error)), _LATE.search(str(error))
+        if lost is not None and runner._stop.received is not None:
+            ended = RunError(
+                f"{_place(runner)}: signal {runner._stop.received} asked this run to end, and ended a loader's worker "
+                f"process before a checkpoint could be written. {_last_checkpoint(runner)}"
+            )
+            ended.said_by_another_rank = let_others_speak()
+            raise ended from error
         if lost is not None:
             raise RunError(
                 f"{_place(runner)}: a loader's worker process ({lost[1].strip()}) {lost[2].rstrip('.')}. Killed: the "
@@ -67,16 +97,20 @@ def explained(runner: Any) -> Iterator[None]:
         raise
 
 
+def _free(runner: Any) -> str:
+    usage = os.statvfs(runner.work_dir)
+    return f"{usage.f_bavail * usage.f_frsize / 2**20:.0f} MiB free in {runner.work_dir}"
+
+
 def _place(runner: Any) -> str:
     return f"epoch {runner.epoch + 1}, after {runner.iter} iterations"
 
 
 def _last_checkpoint(runner: Any) -> str:
-    pointer = Path(runner.work_dir) / files.POINTER
-    name = pointer.read_text().strip() if pointer.is_file() else ""
-    if not name:
+    newest = files.pointed_at(Path(runner.work_dir))
+    if newest is None:
         return "No checkpoint was written before it."
-    return f"The newest checkpoint is {pointer.parent / name}: go on with --resume."
+    return f"The newest checkpoint is {newest}: go on with --resume."
 
 
 def _awaited(runner: Any, traceback: TracebackType | None) -> str:

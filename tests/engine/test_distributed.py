@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ import pytest
 import torch
 
 from effdense.engine import checkpoint as files
-from effdense.engine import distributed
+from effdense.engine import distributed, stopping
 from effdense.engine.distributed import average_buffers, gather_objects, infer_launcher, init_distributed
 from effdense.engine.run import test as evaluate
+from effdense.engine.stopping import StopRequests
 from effdense.errors import ConfigError
-from tests.engine.conftest import ROOT, validations
+from tests.engine.conftest import ROOT, child_environment, validations
 
 TOOLS = ROOT / "tools"
 
@@ -30,8 +33,16 @@ def free_port() -> int:
 
 
 def environment(data: Path, **more: str) -> dict[str, str]:
-    """Two threads a process: how a sum is split over threads decides its last digit."""
-    return {**os.environ, "EFFDENSE_DATA": str(data), "OMP_NUM_THREADS": "2", "PYTHON": sys.executable, **more}
+    """Two threads a process: how a sum is split over threads decides its last digit. On few cores those of one process
+    must not keep those of the other from work.
+    """
+    fixed = {
+        "EFFDENSE_DATA": str(data),
+        "OMP_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHON": sys.executable,
+    }
+    return child_environment(**{**fixed, **more})
 
 
 def shell(script: str, *arguments: str, data: Path, timeout: int = 240) -> subprocess.CompletedProcess[str]:
@@ -90,10 +101,71 @@ def test_one_process_needs_no_group() -> None:
         distributed.on_main_then_all(lambda: 1 / 0)
 
 
-@pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh", "slurm_train.sh"])
+@pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh", "slurm_train.sh", "slurm_test.sh"])
 def test_a_script_without_arguments_says_how_it_is_used(script: str, tmp_path: Path) -> None:
     result = shell(script, data=tmp_path)
     assert result.returncode == 2 and f"tools/{script}" in result.stdout
+
+
+@pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh"])
+def test_threads_of_a_process_share_the_cores(script: str, tmp_path: Path) -> None:
+    """What the script hands on; waiting threads sleep, and what is set stays."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$OMP_NUM_THREADS $OMP_WAIT_POLICY $*"\n')
+    python.chmod(0o755)
+    files = ["config.py", "weights.pth"][: 1 + (script == "dist_test.sh")]
+
+    def run(processes: str, **more: str) -> subprocess.CompletedProcess[str]:
+        env = {k: v for k, v in os.environ.items() if not k.startswith("OMP_")} | {"PYTHON": str(python), **more}
+        command = ["bash", str(TOOLS / script), *files, processes, "--cfg-options", "a=b c"]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    many = run("1000")
+    assert many.stdout.startswith("2 PASSIVE -m torch.distributed.run "), many.stderr
+    assert many.stdout.rstrip().endswith("--launcher pytorch --cfg-options a=b c")
+    assert run("2", OMP_NUM_THREADS="7", OMP_WAIT_POLICY="ACTIVE").stdout.startswith("7 ACTIVE ")
+    for odd in ("0", "gpu", "08", "a[0]", ""):
+        refused = run(odd)
+        assert refused.returncode == 2 and f"PROCESSES must be a number, got '{odd}'" in refused.stderr
+
+
+def test_clocks_that_differ_agree_at_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking is a collective: two processes with clocks of their own, one 50 times the other, enter it together."""
+    place, meet = threading.local(), threading.Barrier(2, timeout=20)
+    asked: dict[int, list[int]] = {0: [], 1: []}
+    given: dict[int, torch.Tensor] = {}
+
+    def all_reduce(flag: torch.Tensor, **options: Any) -> None:
+        asked[place.rank].append(place.step)
+        given[place.rank] = flag.clone()
+        meet.wait()
+        flag.copy_(torch.maximum(given[0], given[1]))
+        meet.wait()
+
+    monkeypatch.setattr(stopping.dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: place.now)
+    ended: dict[int, int] = {}
+
+    def process(rank: int) -> None:
+        place.rank, place.now, place.step = rank, 1000.0 * rank, 0
+        requests = StopRequests()
+        requests._group = object()
+        for step in range(117, 400):  # resumed
+            place.step = step
+            place.now += (0.02, 1.0)[rank] * (0.1 if step < 200 else 0.5 if step < 300 else 7)
+            if rank == 0 and step == 350:
+                requests.received = 15
+            if requests.agreed(step) is not None:
+                ended[rank] = step
+                return
+
+    threads = [threading.Thread(target=process, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert asked[0] == asked[1] and ended == {0: 350, 1: 350}
+    assert {b - a for a, b in itertools.pairwise(asked[0]) if b < 200} <= {1, 9, 10}
 
 
 # -- two processes -----------------------------------------------------------------------------------------------------
