@@ -23,12 +23,19 @@ needs = $(if $(filter no,$(INSTALL)),$(PY),$(VENV)/.installed-$(1))
 DEMO_CONFIG := configs/effdet_b0_shapes.py
 DEMO_DIR    := work_dirs/demo
 
-.PHONY: help demo test test-all lint format docs clean
+# Distributions that the engine is tested with beside the installed one; all of them are imported as `mmengine`.
+ENGINES := mmengine-0.11.0rc3 onedl-mmengine-0.10.12
+# Another torch gets an environment of its own.
+TORCH_VENV = .venv-torch-$(TORCH)
+
+.PHONY: help demo test test-all test-engines $(ENGINES:%=test-engine-%) test-torch lint format docs clean
 
 help:
 	@echo "make demo      train a small detector on generated pictures, score it, draw what it finds"
 	@echo "make test      the tests that take seconds          (ARGS='-k name' to choose)"
 	@echo "make test-all  the slow ones as well"
+	@echo "make test-engines            the engine's tests with other distributions of mmengine"
+	@echo "make test-torch TORCH=2.6.0  the tests with another torch, in an environment of its own"
 	@echo "make lint      ruff check, ruff format --check, mypy"
 	@echo "make format    let ruff mend what it can"
 	@echo "make docs      build the documentation into site/"
@@ -47,6 +54,23 @@ test: $(call needs,test)
 
 test-all: $(call needs,test)
 	$(PY) -m pytest -m "" $(ARGS)
+
+test-engines: $(ENGINES:%=test-engine-%)
+
+# The copy stands before the installed one on the path, also of the programs that tests start; tests/engine/conftest.py
+# ends the session where another one was imported.
+$(ENGINES:%=test-engine-%): test-engine-%: $(VENV)/engines/%/mmengine/__init__.py $(call needs,test)
+	PYTHONPATH="$(abspath $(VENV)/engines/$*)$${PYTHONPATH:+:$$PYTHONPATH}" \
+	    EFFDENSE_TEST_MMENGINE="$(subst mmengine-,mmengine==,$*)" $(PY) -m pytest tests/engine $(ARGS)
+
+test-torch:
+ifeq ($(TORCH),)
+	@echo "Say which torch: make test-torch TORCH=2.6.0" >&2; exit 1
+else
+	@mkdir -p $(TORCH_VENV)
+	@echo "torch==$(TORCH)" > $(TORCH_VENV)/constraints.txt
+	PIP_CONSTRAINT="$(abspath $(TORCH_VENV))/constraints.txt" $(MAKE) test VENV=$(TORCH_VENV)
+endif
 
 lint: $(call needs,lint)
 	$(PY) -m ruff check .
@@ -72,6 +96,14 @@ $(VENV)/.installed-base: pyproject.toml | $(PY)
 $(VENV)/.installed-%: pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet -e ".[$*]"
 	@touch $@
+
+# Alone, without what it depends on: that came with the package, and pip would bring other versions of it.
+$(VENV)/engines/%/mmengine/__init__.py: | $(PY)
+ifneq ($(INSTALL),no)
+	$(PY) -m pip install --quiet --no-deps --target $(VENV)/engines/$* "$(subst mmengine-,mmengine==,$*)"
+else
+	@echo "INSTALL=no takes $(VENV) as it is, but there is no $(@D)." >&2; exit 1
+endif
 
 # Editable installs from pyproject.toml alone need pip 21.3, newer than the one some Python 3.10 bring along.
 $(VENV)/bin/python:
