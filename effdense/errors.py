@@ -10,7 +10,13 @@ from collections.abc import Iterable
 
 
 class EffdenseError(Exception):
-    """Base of every error that effdense raises on purpose."""
+    """Base of every error that effdense raises on purpose.
+
+    Attributes:
+        said_by_another_rank: of several processes that meet the same, one prints it; None where one process runs.
+    """
+
+    said_by_another_rank: bool | None = None
 
 
 class ConfigError(EffdenseError, ValueError):

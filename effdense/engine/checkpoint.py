@@ -17,8 +17,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from effdense.models.weights.load import read_checkpoint
 FORMAT = "effdense/1"
 POINTER = "last_checkpoint"
 VALIDATIONS = "validations.json"
+_OURS = re.compile(r"(epoch|iter)_(\d+)\.pth")  # and nothing else: epoch_3_copy.pth is the user's
+_FOLDER = 0x10  # bit of a zip entry's external attributes (APPNOTE 4.4.15, MS-DOS)
 
 
 def plain(value: Any) -> Any:
@@ -127,8 +130,12 @@ def damaged_part(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
+            # torch reads nothing for an entry that is marked so, and leaves its tensor to whatever was in memory.
+            folders = [entry.filename for entry in archive.infolist() if entry.external_attr & _FOLDER]
     except Exception as error:  # zipfile raises a dozen kinds for bytes that make no sense
         return f"{type(error).__name__}: {error}"
+    if folders:
+        return f"{folders[0]} is marked as a folder"
     return None if part is None else f"the checksum of {part} is wrong"
 
 
@@ -142,30 +149,44 @@ def write_pointer(folder: Path, checkpoint: Path) -> None:
     _sync_folder(folder)
 
 
+def numbered(folder: Path, kind: str) -> list[tuple[int, Path]]:
+    """Number and path of each ``<kind>_N.pth`` in a folder, by number. kind: ``epoch`` or ``iter``."""
+    named = [(_OURS.fullmatch(path.name), path) for path in folder.glob(f"{kind}_*.pth") if path.is_file()]
+    return sorted((int(match[2]), path) for match, path in named if match is not None)
+
+
 def written_checkpoints(folder: Path) -> list[Path]:
     """Files of a run that resuming could start from, latest first, readable or not."""
-    written = [*folder.glob("epoch_*.pth"), *folder.glob("iter_*.pth")]
+    written = [path for kind in ("epoch", "iter") for _, path in numbered(folder, kind)]
     return sorted(written, key=lambda p: p.stat().st_mtime, reverse=True)
 
 
-def find_last(folder: Path, *, since: float = 0.0) -> Path | None:
+def pointed_at(folder: Path) -> Path | None:
+    """The file that ``last_checkpoint`` names; None where it names none that is there."""
+    try:
+        text = (folder / POINTER).read_text(errors="replace").strip()
+        return folder / text if text and (folder / text).is_file() else None
+    except (OSError, ValueError):  # no pointer, or bytes that are no name of a file: a machine's crash leaves anything
+        return None
+
+
+def find_last(folder: Path, *, since: float = 0.0, report: Callable[[str], Any] | None = None) -> Path | None:
     """The newest checkpoint that can be read: what the pointer names, else the latest ``epoch_N.pth`` or
     ``iter_N.pth``; None if there is none.
 
     Args:
         since: seconds since the epoch; files last written before are of an earlier run and left aside.
+        report: is told of each file that was passed over because it cannot be read.
     """
-    candidates: list[Path] = []
-    pointer = folder / POINTER
-    if pointer.is_file():
-        text = pointer.read_text().strip()
-        if text:
-            candidates.append(folder / text)
-    for candidate in [*candidates, *written_checkpoints(folder)]:
-        if candidate.is_file() and candidate.stat().st_mtime >= since:
+    passed_over: list[Path] = []
+    for candidate in [pointed_at(folder), *written_checkpoints(folder)]:
+        if candidate is not None and candidate.stat().st_mtime >= since:
             try:
                 load(candidate)
-            except WeightsError:
+            except WeightsError as error:
+                if report is not None and candidate not in passed_over:
+                    report(f"passed over: {error}")
+                passed_over.append(candidate)
                 continue
             return candidate
     return None
@@ -177,15 +198,30 @@ def read_validations(folder: Path) -> dict[str, Any]:
         content = json.loads((folder / VALIDATIONS).read_text())
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return {k: v for k, v in content.items() if k.isdigit()} if isinstance(content, dict) else {}
 
 
 def note_validation(folder: Path, epoch: int, progress: Mapping[str, Any]) -> None:
     """Write down what is so far after the validation of an epoch, atomically."""
     content = {key: value for key, value in read_validations(folder).items() if int(key) < epoch}
+    _write_validations(folder, {**content, str(epoch): plain(progress)})
+
+
+def forget_validations(folder: Path, after: int) -> dict[str, Any]:
+    """Leave out the validations of later epochs and return them: they are of a run that this one takes the place of,
+    and its own epochs of the same numbers are not validated by them.
+    """
+    content = read_validations(folder)
+    later = {key: value for key, value in content.items() if int(key) > after}
+    if later:
+        _write_validations(folder, {key: value for key, value in content.items() if key not in later})
+    return later
+
+
+def _write_validations(folder: Path, content: Mapping[str, Any]) -> None:
     temporary = folder / f".{VALIDATIONS}.tmp.{os.getpid()}"
     with open(temporary, "w") as file:
-        json.dump({**content, str(epoch): plain(progress)}, file)
+        json.dump(content, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, folder / VALIDATIONS)

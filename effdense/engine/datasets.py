@@ -297,7 +297,7 @@ def _try_out(split: Split) -> None:
     """
     chosen = [0]
     sizes = getattr(split.records, "sizes", None)
-    if split.loader.get("batch_size", 1) > 1 and sizes is not None:
+    if split.loader.get("batch_size", 1) != 1 and sizes is not None:
         chosen += np.flatnonzero((sizes != sizes[0]).any(1))[:1].tolist()
     split.collate([split.dataset[index] for index in chosen])
 

@@ -1,12 +1,14 @@
 """What a run was made with, for ``environment.json``: versions, hardware, source, command line.
 
-Neither the machine's name nor the user's: paths in the home directory are written with ``~``.
+Neither the machine's name nor the user's, nor keys: paths in the home directory are written with ``~``,
+what looks like a password or key with ``***``.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -22,9 +24,6 @@ import effdense
 PACKAGES = (
     "torch",
     "torchvision",
-    "mmengine",
-    "mmengine-lite",
-    "onedl-mmengine",
     "numpy",
     "pillow",
     "opencv-python",
@@ -36,6 +35,11 @@ PACKAGES = (
     "safetensors",
     "tensorboard",
 )
+# What nobody wants in a file that goes along with a question: api_key=..., "token": "...", http://me:password@host.
+_SECRET = re.compile(
+    r"""((?:api[_-]?key|token|secret|passw(?:or)?d|credentials?)["']?\s*[=:]\s*["']?)[^\s"',;)}\]]+""", re.IGNORECASE
+)
+_LOGIN = re.compile(r"://[^/\s@\"']+@")
 _VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "PYTORCH_CUDA_ALLOC_CONF")
 
 
@@ -45,6 +49,7 @@ def describe_environment() -> dict[str, Any]:
         "effdense": effdense.__version__,
         "torch": str(torch.__version__),
         "mmengine": mmengine.__version__,
+        "mmengine_distribution": mmengine_distribution(),
         "source": source_version(Path(__file__).parents[2]),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -61,10 +66,26 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def mmengine_distribution() -> str | None:
+    """Name and version of the distribution that the imported mmengine came with; None for one that was not installed.
+
+    Several are published under this one import name (mmengine, mmengine-lite, onedl-mmengine). Two in one folder have
+    overwritten each other's files: then both are named.
+    """
+    folder = Path(mmengine.__file__).parents[1]  # those elsewhere on the path are installed too, and not imported
+    found = {
+        f"{one.metadata['Name']} {one.version}"
+        for one in metadata.distributions(path=[str(folder)])
+        if "\nmmengine/__init__.py," in "\n" + (one.read_text("RECORD") or "")
+    }
+    return " and ".join(sorted(found)) or None
+
+
 def without_home(text: str) -> str:
-    """The text with the home directory as ``~``."""
-    home = os.path.expanduser("~")
-    return text.replace(home, "~") if len(home) > 1 else text
+    """The text with the home directory as ``~``, and ``***`` for passwords and keys."""
+    home = os.path.expanduser("~").rstrip("/")
+    text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if home else text
+    return _SECRET.sub(r"\1***", _LOGIN.sub("://***@", text))
 
 
 def source_version(folder: Path) -> str | None:

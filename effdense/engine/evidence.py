@@ -21,11 +21,16 @@ from torch import Tensor, nn
 
 from effdense.engine import checkpoint as files
 from effdense.engine.distributed import rank_and_world
-from effdense.engine.models.parts import parts_of
+from effdense.engine.models.parts import over_parts, parts_of
 from effdense.errors import WeightsError
 from effdense.models.weights.load import read_checkpoint
 
 FORMAT = "effdense-evidence/1"
+# What a replay reads of a file.
+_READ = (
+    "meta", "model", "iteration", "epoch", "batch_idx", "seed", "rank", "values", "loss_scale", "dtype", "parts",
+    "batch", "random", "settings", "evaluating", "mixer", "state_dict",
+)  # fmt: skip
 # What schedules change of a module between epochs: dropout, stochastic depth.
 _STRENGTHS = ("p", "rate")
 
@@ -60,8 +65,8 @@ def non_finite_rows(batch: Mapping[str, Any]) -> list[str]:
     paths = batch.get("paths") or []
     found = []
     for name, value in batch.items():
-        if isinstance(value, Tensor) and value.is_floating_point() and len(value) == len(paths):
-            rows = (~torch.isfinite(value.flatten(1))).any(1)
+        if isinstance(value, Tensor) and value.is_floating_point() and value.shape[:1] == (len(paths),):
+            rows = (~torch.isfinite(value.reshape(len(value), -1))).any(1)
             found += [f"{name} of {path}" for path, bad in zip(paths, rows.tolist(), strict=True) if bad]
     return found
 
@@ -110,6 +115,9 @@ def read_evidence(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise WeightsError(
             f"{path} was not written by GuardHook (expected format {FORMAT!r}); it writes non_finite/iter_N.pth."
         )
+    missing = [name for name in _READ if name not in content]
+    if missing:
+        raise WeightsError(f"{path} is incomplete: it has no {', '.join(missing)}. Take the file as the run wrote it.")
     return content
 
 
@@ -182,15 +190,19 @@ def replay(content: Mapping[str, Any], shell: Any, device: str) -> Replay:
     ranges = {k: value_range(v) for k, v in batch.items() if isinstance(v, Tensor) and v.numel() and v.dim() > 1}
     bad_weights = [k for k, v in content["state_dict"].items() if v.is_floating_point() and value_range(v)[2]]
     found: list[str] = []
-    losses: dict[str, float] = {}
     files.set_rng_state(content["random"])
     dtype = None if content["dtype"] is None else getattr(torch, content["dtype"])
+
+    def backward(number: int, loss: Tensor, count: Tensor | None) -> None:
+        (loss * (content["loss_scale"] or 1.0)).backward()
+
     with _watched(network, found):
-        for part, weight in parts_of(shell, batch, content["parts"]):
-            with torch.autocast(device.split(":")[0], dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-                loss, named = shell.parse_losses(shell(**shell.data_preprocessor(part, True), mode="loss"))
-            (loss * weight * (content["loss_scale"] or 1.0)).backward()
-            for name, value in named.items():
-                losses[name] = losses.get(name, 0.0) + float(value.detach() * weight)
+        named = over_parts(
+            shell,
+            parts_of(batch, content["parts"]),
+            lambda: torch.autocast(device.split(":")[0], dtype=dtype or torch.bfloat16, enabled=dtype is not None),
+            backward,
+        )
+    losses = {name: float(value) for name, value in named.items()}
     gradients = [n for n, p in network.named_parameters() if p.grad is not None and value_range(p.grad)[2]]
     return Replay(losses, ranges, found[0] if found else None, gradients, bad_weights)

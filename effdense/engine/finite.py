@@ -74,24 +74,35 @@ class KeptBuffers:
     def __init__(self, network: nn.Module) -> None:
         self.buffers = [buffer for buffer in network.buffers() if buffer.dtype == torch.float32]
         sizes = [buffer.numel() for buffer in self.buffers]
+        self._are_flat = all(buffer.dim() == 1 for buffer in self.buffers)  # those of BatchNorm are
         place = self.buffers[0] if self.buffers else torch.empty(0)
         self.kept, self.now = (torch.empty(sum(sizes), device=place.device) for _ in range(2))
         # Made once: walking hundreds of tensors in Python in every iteration takes a millisecond.
-        self.kept_views, self.now_views = (
-            [part.view_as(buffer) for part, buffer in zip(flat.split(sizes), self.buffers, strict=True)]
-            for flat in (self.kept, self.now)
-        )
+        self.kept_views = [
+            part.view_as(buffer) for part, buffer in zip(self.kept.split(sizes), self.buffers, strict=True)
+        ]
+
+    def _read(self, into: Tensor) -> None:
+        # One call, where a fused copy falls back to one call a tensor on the CPU.
+        torch.cat(self.buffers if self._are_flat else [buffer.flatten() for buffer in self.buffers], out=into)
 
     @torch.no_grad()
     def take(self) -> None:
         """What they are now is what they are put back to."""
         if self.buffers:
-            torch._foreach_copy_(self.kept_views, self.buffers)
+            self._read(self.kept)
 
     @torch.no_grad()
-    def settle(self, finite: Tensor) -> None:
-        """Keep what an iteration has made of them where ``finite`` (a bool on the device), else put them back."""
-        if self.buffers:
-            torch._foreach_copy_(self.now_views, self.buffers)
-            self.kept.copy_(torch.where(finite, self.now, self.kept))
-            torch._foreach_copy_(self.buffers, self.kept_views)
+    def settle(self, finite: Tensor, may_read: bool = False) -> None:
+        """Keep what an iteration has made of them where ``finite`` (a bool on the device), else put them back.
+
+        Args: may_read: whether looking at ``finite`` is free (CPU), so that nothing need be put back that is good.
+        """
+        if not self.buffers:
+            return
+        if may_read and bool(finite):
+            self._read(self.kept)
+            return
+        self._read(self.now)
+        torch.where(finite, self.now, self.kept, out=self.kept)
+        torch._foreach_copy_(self.buffers, self.kept_views)

@@ -64,7 +64,7 @@ def _model(runner: Any) -> str:
         macs = f", {model_cost(shell.network, shell.image_size).macs / 1e9:.2f} G multiply-adds"
     except Exception:  # a network that cannot be traced without values; no reason not to train it
         macs = ""
-    return f"{shell.describe()}{macs}"
+    return f"{shell.describe()}{macs}{shell.describe_training() if runner.is_training_run else ''}"
 
 
 def _workers(loader: Any) -> str:
@@ -85,6 +85,8 @@ def _optimizer(wrapper: Mapping[str, Any]) -> str:
     clip = wrapper.get("clip_grad")
     if isinstance(clip, Mapping) and "max_norm" in clip:
         shown.append(f"gradient norm at most {clip['max_norm']:g}")
+    if isinstance(clip, Mapping) and clip.get("type") == "agc":
+        shown.append(f"gradients clipped to {clip.get('clip_factor', 0.01):g} of their weights")
     return ", ".join([str(options.get("type")), *shown])
 
 

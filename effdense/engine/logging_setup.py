@@ -33,13 +33,17 @@ _FILE_ONLY = re.compile(r"Hooks will be executed|Exp name: |best \S+ \S+ at epoc
 
 @VISBACKENDS.register_module()
 class WandbBackend(vis_backend.WandbVisBackend):
-    """mmengine's, which sends numbers and the config, and not the source files of the working directory as well."""
+    """mmengine's, which sends numbers (by iteration) and the config, and no source files of the working directory."""
 
     @vis_backend.force_init_env
     def add_config(self, config: Any, **options: Any) -> None:
         assert self._init_kwargs is not None
         changes = bool(self._init_kwargs.get("allow_val_change", False))
         self._wandb.config.update(config.to_dict(), allow_val_change=changes)
+
+    @vis_backend.force_init_env
+    def add_scalars(self, scalar_dict: dict[str, Any], step: int = 0, *_: Any, **__: Any) -> None:
+        self._wandb.log(scalar_dict, step=step)
 
     def close(self) -> None:
         if hasattr(self, "_wandb"):
@@ -242,5 +246,7 @@ def live_console(choice: str) -> Console | None:
     """The console for live bars: on rank 0, where standard output is a terminal or ``choice`` is ``rich``."""
     if rank_and_world()[0] != 0 or choice == "plain":
         return None
-    console = Console(file=sys.stdout, highlight=False, force_terminal=True if choice == "rich" else None)
+    # Not what rich makes of it, which takes a pipe for a terminal where FORCE_COLOR is set, as in many CI systems.
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    console = Console(file=sys.stdout, highlight=False, force_terminal=choice == "rich" or is_terminal)
     return console if console.is_terminal and not console.is_dumb_terminal else None

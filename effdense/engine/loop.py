@@ -62,12 +62,18 @@ class EpochLoop(EpochBasedTrainLoop):
         if self.validate_first:
             self.validate_first = False
             self._validate()
+        if self._epoch >= self._max_epochs or self.stop_training:
+            why = "early stopping has ended it" if self._epoch < self._max_epochs else "a larger max_epochs goes on"
+            self.runner.logger.warning(
+                f"nothing is left to train: {self._epoch} of {self._max_epochs} epochs are done; {why}."
+            )
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
             self._decide_current_val_interval()
+            self.runner.stop_if_asked()  # a validation may take longer than whoever asked will wait
             if self.is_due(self._epoch):
                 self._validate()
-            self.runner.stop_if_asked()
+                self.runner.stop_if_asked()
         self.runner.call_hook("after_train")
         return self.runner.model
 

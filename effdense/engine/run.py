@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +13,11 @@ import torch
 
 from effdense.engine import checkpoint as files
 from effdense.engine import datasets
+from effdense.engine.batch_probe import settle_batch
 from effdense.engine.distributed import on_main_then_all, rank_and_world, restarted_since
 from effdense.engine.failures import explained
 from effdense.engine.memory import keep_freed_memory
+from effdense.engine.ranks import one_voice
 from effdense.engine.run_parts import (
     build_evaluator,
     build_runner,
@@ -28,6 +31,12 @@ from effdense.engine.run_parts import (
 from effdense.errors import ConfigError
 
 
+def _tell(text: str) -> None:
+    """Before there is a logger."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@one_voice()
 def train(
     config: str | os.PathLike[str],
     *,
@@ -74,7 +83,7 @@ def train(
     if since is not None:
         # torchrun starts all processes anew when one is lost: from the newest checkpoint of this launch, not from the
         # beginning, from where --resume PATH began, or from what an earlier run has left in the folder.
-        newest = on_main_then_all(lambda: files.find_last(Path(cfg.work_dir), since=since))
+        newest = on_main_then_all(lambda: files.find_last(Path(cfg.work_dir), since=since, report=_tell))
         going_on = going_on if newest is None else str(newest)
     train_split = datasets.build_split(cfg, "train", seed=seed)
     val_split = datasets.build_split(cfg, "val", seed=seed, class_map=train_split.records.class_map)
@@ -82,6 +91,7 @@ def train(
         cfg.model.get("num_classes"), train_split.records.class_map, train_split.source, task=task_of(cfg)
     )
     datasets.compare_splits(train_split, val_split)
+    notes = settle_batch(cfg, train_split, going_on)
     runner = build_runner(
         cfg,
         launcher,
@@ -104,6 +114,8 @@ def train(
         resume=going_on,
     )
     log_header(runner, [train_split, val_split])
+    for note in notes:
+        runner.logger.info(note)
     start = time.monotonic()
     with explained(runner):
         runner.train()
@@ -111,6 +123,7 @@ def train(
     return Path(cfg.work_dir)
 
 
+@one_voice()
 def test(
     config: str | os.PathLike[str],
     checkpoint: str,

@@ -21,7 +21,9 @@ from effdense.data.transforms.geometry import ResizePad, check_size
 from effdense.data.transforms.rectangles import ResizeFit
 from effdense.engine import datasets
 from effdense.engine.combined_datasets import is_combined
+from effdense.engine.compiled import refuse_synced_statistics
 from effdense.engine.config import load_config
+from effdense.engine.determinism import for_mmengine, set_determinism
 from effdense.engine.distributed import infer_launcher, init_distributed, rank_and_world
 from effdense.engine.early import RunPlan, build_hooks, check_run
 from effdense.engine.header import evaluation_header, training_header
@@ -30,9 +32,10 @@ from effdense.engine.logging_setup import logging_plan, only, visualizer_config
 from effdense.engine.models import NetworkModel
 from effdense.engine.models.segmentation import SegmentationModel
 from effdense.engine.models.shell import size_hw
+from effdense.engine.ranks import said_once_a_node
 from effdense.engine.registry import METRICS, MODELS, SCOPE, resolve
 from effdense.engine.runner import EffRunner
-from effdense.errors import ConfigError
+from effdense.errors import ConfigError, EffdenseError
 from effdense.models.segmentation.inference import InferenceOptions
 from effdense.models.weights.load import read_checkpoint
 
@@ -50,7 +53,12 @@ def prepared_config(
     config: str | os.PathLike[str], options: Mapping[str, Any] | None, launcher: str
 ) -> tuple[Config, str]:
     """The checked config with its overrides, and the launcher; processes of a launch are joined here."""
-    cfg = load_config(config, options)
+    try:
+        cfg = load_config(config, options)
+    except EffdenseError as error:
+        said_once_a_node(error)
+        raise
+    set_determinism(cfg.get("randomness"))
     launcher = infer_launcher(launcher if launcher != "none" else cfg.get("launcher", "none"))
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
     init_distributed(launcher, backend=dist_cfg.get("backend"), timeout=dist_cfg.get("timeout", 1800))
@@ -128,6 +136,7 @@ def build_runner(
         dataset, epochs = parts["train_dataloader"].dataset, cfg.train_cfg.max_epochs
         plan = RunPlan(model, dataset, epochs, parts["val_evaluator"].names())
         check_run(plan, [*hooks.values(), *more_hooks], parts["optim_wrapper"])
+        refuse_synced_statistics(model, cfg.get("sync_bn"))
         more_hooks += multi_scale_hooks(model, seed)
     parts["val_evaluator"] = Evaluator(parts["val_evaluator"])
     metadata: dict[str, Any] = {
@@ -153,13 +162,14 @@ def build_runner(
     randomness = dict(cfg.get("randomness") or {})
     # Different dropout on every rank; data order and augmentation have their own seeds.
     randomness["seed"] = seed + rank
+    randomness, environment = for_mmengine(randomness, cfg.get("env_cfg") or {})
     runner = EffRunner(
         model=model,
         work_dir=cfg.work_dir,
         default_hooks=hooks,
         custom_hooks=more_hooks,
         launcher=launcher,
-        env_cfg=cfg.get("env_cfg") or {},
+        env_cfg=environment,
         log_processor=cfg.get("log_processor"),
         log_level=cfg.get("log_level", "INFO"),
         visualizer=visualizer_config(cfg, plan_of_logging, cfg.work_dir),

@@ -22,10 +22,21 @@ from effdense.engine.environment import describe_environment, without_home
 from effdense.engine.hooks.checkpoint import CheckpointHook
 from effdense.engine.hooks.console import ConsoleHook
 from effdense.engine.hooks.ema import EMAHook
+from effdense.engine.hooks.pictures import PicturesHook
 from effdense.engine.logging_setup import only, with_console
 from effdense.engine.loop import EpochLoop
-from effdense.engine.schedule_replay import changed_schedules, replay_schedules
+from effdense.engine.ranks import moved
+from effdense.engine.resume_checks import require_same_classes, require_same_optimizer, require_same_steps
+from effdense.engine.schedule_replay import (
+    changed_options,
+    changed_schedules,
+    follows_validation,
+    keep_position,
+    replay_schedules,
+    resume_validated,
+)
 from effdense.engine.stopping import StopRequests
+from effdense.engine.sync_batch_norm import convert_sync_batch_norm
 from effdense.errors import WeightsError
 from effdense.models.weights import load_weights
 from effdense.models.weights.load import read_checkpoint
@@ -41,15 +52,18 @@ class EffRunner(Runner):
         metadata: what travels in every checkpoint: model arguments, classes, category ids, mean/std, image size.
         progress: best score so far and its epoch.
         is_training_run: False in ``tools/test.py``, so that nothing is saved from there.
+        resumed_from: the checkpoint that this run goes on with.
     """
 
     def __init__(self, *args: Any, metadata: dict[str, Any], is_training_run: bool, **kwargs: Any) -> None:
         self.metadata = metadata
         self.progress: dict[str, Any] = {}
         self.is_training_run = is_training_run
+        self.resumed_from: Path | None = None
         self._has_loaded = False
         self._streams: dict[str, Any] | None = None
-        self._stop = StopRequests()
+        dist_cfg = (kwargs.get("env_cfg") or {}).get("dist_cfg") or {}
+        self._stop = StopRequests(timeout=dist_cfg.get("timeout", 1800.0))
         super().__init__(*args, **kwargs)
 
     # -- building ------------------------------------------------------------------------------------------------------
@@ -59,18 +73,13 @@ class EffRunner(Runner):
         return with_console(super().build_logger(*args, **options))
 
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
-        """To the device; DDP and, on GPU, SyncBN when distributed."""
+        """To the device; DDP and, where the config says so, SyncBN when distributed."""
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         model = model.to(device)
         if not self.distributed:
             return model
         if self.cfg.get("sync_bn"):
-            if device.type == "cuda":
-                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-            else:
-                self.logger.warning(
-                    "sync_bn: torch has no SyncBatchNorm on CPU; each process normalises its own batch."
-                )
+            convert_sync_batch_norm(model, keep=getattr(model, "frozen_modules", ()))
         return EffDDP(
             model,
             device_ids=[device.index] if device.type == "cuda" else None,
@@ -87,12 +96,16 @@ class EffRunner(Runner):
         """Train; SIGTERM and SIGUSR1 save at the next step and end the process."""
         self._stop.install()
         try:
-            return super().train()
+            trained = super().train()
+            self._stop.leave()
+            return trained
         finally:
             self._stop.remove()
             for hook in self._hooks:
                 if isinstance(hook, ConsoleHook):
                     hook.close()  # whatever ended the run: no half-drawn bar, and the cursor is back
+                elif isinstance(hook, PicturesHook):
+                    hook.close(self)  # curves up to the end
 
     def stop_if_asked(self) -> None:
         """End the process if a signal has asked for it, with a checkpoint of exactly here.
@@ -128,6 +141,8 @@ class EffRunner(Runner):
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """mmengine's, without its re-raise of TypeErrors that drops the file and line."""
+        # Processes pass the same places in training; of batches of validation some may have one more.
+        moved(f"{fn_name} of epoch {self.epoch + 1}, iteration {self.iter + 1}", counts="_val_iter" not in fn_name)
         for hook in self._hooks:
             if hasattr(hook, fn_name):
                 getattr(hook, fn_name)(self, **kwargs)
@@ -209,6 +224,7 @@ class EffRunner(Runner):
                 "iters_per_epoch": len(self.train_dataloader),
                 "batch_size": self.train_dataloader.batch_size,
                 "accumulative_counts": self.optim_wrapper._accumulative_counts,
+                "optimizer": type(self.optim_wrapper.optimizer).__name__,
                 "effdense_version": effdense.__version__,
                 "torch_version": str(torch.__version__),
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
@@ -243,8 +259,9 @@ class EffRunner(Runner):
         if self.is_training_run:  # mmengine counts iterations from here on
             self.optim_wrapper.epoch_length = len(self.train_dataloader)
         if self._resume:
-            path = files.find_last(Path(self.work_dir)) if self._resume is True else Path(str(self._resume))
-            if path is None and files.written_checkpoints(Path(self.work_dir)):
+            # One looks for all: processes that found different files would wait for each other for ever.
+            path = on_main_then_all(self._newest) if self._resume is True else Path(str(self._resume))
+            if path is None and on_main_then_all(lambda: bool(files.written_checkpoints(Path(self.work_dir)))):
                 raise WeightsError(
                     f"--resume: none of the checkpoints in {self.work_dir} can be read, so starting over would write "
                     "over what may be saved of them. Restore one, or give another --work-dir."
@@ -254,8 +271,19 @@ class EffRunner(Runner):
             else:
                 self.resume(str(path))
                 return
+        elif self.is_training_run and rank_and_world()[0] == 0:
+            earlier = files.written_checkpoints(Path(self.work_dir))
+            if earlier:
+                self.logger.warning(
+                    f"{self.work_dir} holds checkpoints of an earlier run (the latest is {earlier[0].name}). This run "
+                    "starts from the beginning and writes over them; --resume goes on with the earlier one, another "
+                    "--work-dir keeps it."
+                )
         if self._load_from is not None:
             self.load_checkpoint(self._load_from)
+
+    def _newest(self) -> Path | None:
+        return files.find_last(Path(self.work_dir), report=self.logger.warning)
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """Weights into the network, all or nothing, with a line that says what was loaded.
@@ -294,8 +322,8 @@ class EffRunner(Runner):
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Restore weights, moving average, optimizer, schedules, position, best score and random streams.
 
-        Raises: WeightsError when the checkpoint holds weights only, is of another model, or of another number of
-            processes or batches an epoch (the position would mean something else).
+        Raises: WeightsError when the checkpoint holds weights only, is of another model, other classes or another
+            optimizer, or of another number of processes or batches an epoch (the position would mean something else).
         """
         content = files.load(filename)
         meta = content["meta"]
@@ -304,7 +332,8 @@ class EffRunner(Runner):
                 f"{filename} holds weights only (best.pth does); resume from an epoch_N.pth of the same folder, or "
                 f"start a new run from it with --cfg-options load_from={filename}."
             )
-        self._require_same_steps(filename, meta)
+        require_same_steps(self, filename, meta)
+        require_same_classes(self, filename, meta)
         if "train_state_dict" in content and not any(isinstance(hook, EMAHook) for hook in self._hooks):
             raise WeightsError(
                 f"{filename} holds a moving average, but the config has no EMAHook that would go on with it; "
@@ -323,6 +352,7 @@ class EffRunner(Runner):
         loop, epoch, done = self.train_loop, int(meta["epoch"]), int(meta.get("batches_done", 0))
         loop._epoch, loop.batches_done = epoch, done
         loop._iter = epoch * len(self.train_dataloader) + done
+        loop._decide_current_val_interval()
         _set_history(self.message_hub, content.get("history", {}))
         self.progress = dict(content["progress"])
         if done == 0 and epoch > 0:
@@ -330,13 +360,17 @@ class EffRunner(Runner):
             validated = on_main_then_all(lambda: files.read_validations(Path(filename).parent)).get(str(epoch))
             if validated is not None:
                 self.progress = dict(validated)
+                resume_validated(self.param_schedulers or [], self.progress)
             loop.validate_first = validated is None and loop.is_due(epoch)
         self._streams = content["rng"][rank]
-        self._has_loaded = True
+        self._has_loaded, self.resumed_from = True, Path(filename)
         best = self.progress.get("best_score")
         said = "" if best is None else f", best {best:.4f} at epoch {self.progress['best_epoch']}"
         inside = f" and {done} of {len(self.train_dataloader)} iterations" if done else ""
         self.logger.info(f"resumed {filename}: {epoch} epochs{inside} done{said}")
+        if rank == 0 and meta.get("seed", self.seed) != self.seed:
+            half = "; of the epoch at hand some pictures come twice and some not at all" if done else ""
+            self.logger.warning(f"the seed was {meta['seed']} and is {self.seed}: another run from here on{half}.")
         if loop.validate_first:
             self.logger.info(f"epoch {epoch} was not validated before the run ended; that comes first.")
 
@@ -348,20 +382,36 @@ class EffRunner(Runner):
                 f"{filename} has {len(states)} schedules, the config {len(schedulers)}; resume with the config the run "
                 f"was started with."
             )
+        require_same_optimizer(self, filename, content)
         changed = changed_schedules(schedulers, states)
+        scheduled = {scheduler.param_name for scheduler in schedulers}
+        beginnings = {f"initial_{name}" for name in scheduled}
+        kept = changed_options(
+            self.optim_wrapper.param_groups,
+            content["optimizer"]["param_groups"],
+            scheduled | (beginnings if changed else set()),
+        )
         if changed:
             meta = content["meta"]
             replay_schedules(schedulers, int(meta["epoch"]), len(self.train_dataloader), int(meta["batches_done"]))
-            values = [
-                {s.param_name: group[s.param_name] for s in schedulers} for group in self.optim_wrapper.param_groups
-            ]
+            by_scores = {s.param_name for s in schedulers if follows_validation(s)}
+            names = (scheduled - by_scores) | beginnings
+            values = [{n: group[n] for n in names if n in group} for group in self.optim_wrapper.param_groups]
         self.optim_wrapper.load_state_dict(content["optimizer"])
+        if kept:
+            self.logger.warning(
+                f"optimizer: {', '.join(kept)}. A resumed run keeps what was saved; a new one from its weights "
+                f"(--cfg-options load_from={filename}) takes the config's."
+            )
         if not changed:
             for scheduler, state in zip(schedulers, states, strict=True):
                 scheduler.load_state_dict(state)
             return
         for group, value in zip(self.optim_wrapper.param_groups, values, strict=True):
             group.update(value)
+        for scheduler, state in zip(schedulers, states, strict=True):
+            if follows_validation(scheduler):
+                keep_position(scheduler, state)
         self.logger.info(f"the schedule goes on as the config says now: {', '.join(changed)}.")
 
     def restore_random_streams(self) -> None:
@@ -369,27 +419,6 @@ class EffRunner(Runner):
         if self._streams is not None:
             files.set_rng_state(self._streams)
             self._streams = None
-
-    def _require_same_steps(self, filename: str, meta: dict[str, Any]) -> None:
-        """Raise WeightsError where an iteration of this run is not what it was in the checkpoint's."""
-        mine = {
-            "world_size": self.world_size,
-            "iters_per_epoch": len(self.train_dataloader),
-            "batch_size": self.train_dataloader.batch_size,
-            "accumulative_counts": self.optim_wrapper._accumulative_counts,
-        }
-        words = ("process(es)", "iterations an epoch", "images a batch", "batches a step")
-        other = [
-            f"{meta[key]} {word} (this run: {value})"
-            for (key, value), word in zip(mine.items(), words, strict=True)
-            if meta.get(key, value) != value
-        ]
-        if other:
-            raise WeightsError(
-                f"{filename} was written by a run with {', '.join(other)}, so its place in the schedule means "
-                "something else; resume with the same processes, data, batch size and accumulation, or start a new run "
-                f"from its weights with --cfg-options load_from={filename}."
-            )
 
     def dump_config(self) -> None:
         """The resolved config beside the checkpoints of a training run; an evaluation does not write over it."""

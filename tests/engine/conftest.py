@@ -6,14 +6,18 @@ The pictures are 64-96 px, so an epoch takes about a second; nobody expects the 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import mmengine
 import pytest
+import torch
 
 from effdense.data.generated.shapes import write_shapes
+from effdense.engine.environment import mmengine_distribution
 from effdense.engine.run import train
 
 ROOT = Path(__file__).parents[2]
@@ -33,8 +37,28 @@ val_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(
 val_evaluator = dict(type="CocoMetric")
 train_cfg = dict(max_epochs=3, val_interval=1)
 default_hooks = dict(runtime_info=dict(interval=1), logger=dict(interval=1), ema=dict(decay=0.98),
-                     checkpoint=dict(max_keep=0))
+                     checkpoint=dict(max_keep=0), pictures=dict(enable=False))
 """
+DRAWN = 'default_hooks["pictures"]["enable"] = True\n'  # as by default; it takes a second
+
+
+def pytest_report_header() -> str:
+    return f"mmengine: {mmengine_distribution()} in {Path(mmengine.__file__).parent}; torch {torch.__version__}"
+
+
+def pytest_sessionstart() -> None:
+    """`make test-engines` says which mmengine is meant; testing another by mistake would say nothing."""
+    meant = os.environ.get("EFFDENSE_TEST_MMENGINE")
+    if meant and meant.replace("==", " ") != mmengine_distribution():
+        raise pytest.UsageError(f"{meant} was to be tested, and {mmengine.__file__} is of {mmengine_distribution()}")
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    """Variables of a program that a test starts: it imports this checkout, and the mmengine that the test imports,
+    which `make test-engines` puts into PYTHONPATH.
+    """
+    folders = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders)), **more}
 
 
 class WriteConfig(Protocol):
@@ -99,7 +123,7 @@ class Run:
 def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """Three epochs without interruption; every ``epoch_N.pth`` is kept. Read it, do not write into it."""
     folder = tmp_path_factory.mktemp("trained")
-    config = write_tiny_config(folder, "straight")
+    config = write_tiny_config(folder, "straight", DRAWN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EFFDENSE_DATA", str(data_root))
         work_dir = train(config, work_dir=str(folder / "run"))

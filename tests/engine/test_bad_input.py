@@ -240,7 +240,7 @@ def test_load_from_of_another_model(refused: Any, tmp_path: Path) -> None:
         (["optim_wrapper.dtype=float8"], "dtype must be"),
         (["optim_wrapper.paramwise_cfg.layer_decay=2"], "layer_decay must lie"),
         (["optim_wrapper.paramwise_cfg.layer_decay=deep"], "layer_decay must be a number"),
-        (["image_size=64.5"], "image_size must be a positive whole number"),
+        (["image_size=64.5"], "image_size must be a whole number"),
         (["train_cfg.max_epochs=0"], "max_epochs must be a whole number of at least 1"),
         (["train_cfg.val_interval=0"], "val_interval must be a whole number of at least 1"),
         (["train_dataloader.batch_size=0"], "batch_size must be a whole number of at least 1"),

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,8 @@ import pytest
 import torch
 
 from effdense.engine import checkpoint as files
-from effdense.engine.hooks import CheckpointHook
+from effdense.engine.hooks import CheckpointHook, EarlyStoppingHook
+from effdense.engine.resume_checks import require_same_classes
 from effdense.engine.run import train
 from effdense.errors import RunError, WeightsError
 
@@ -119,7 +121,9 @@ def test_a_process_killed_while_writing_leaves_the_old_file_whole(tmp_path: Path
     leftovers = list(tmp_path.glob(".*.tmp.*"))
     assert len(leftovers) == 1 and leftovers[0].stat().st_size > 0
     assert files.find_last(tmp_path) == path and files.load(path)["epoch"] == 1
-    CheckpointHook().before_train(SimpleNamespace(work_dir=str(tmp_path)))  # the next start tidies up
+    CheckpointHook().before_train(
+        SimpleNamespace(work_dir=str(tmp_path), epoch=0, resumed_from=None)
+    )  # the next start tidies up
     assert sorted(file.name for file in tmp_path.iterdir()) == ["epoch_1.pth", "last_checkpoint"]
 
 
@@ -167,6 +171,147 @@ def test_nothing_to_find(tmp_path: Path) -> None:
     assert files.find_last(tmp_path) is None
 
 
+def test_files_of_the_user_are_no_checkpoints_of_the_run(tmp_path: Path) -> None:
+    """Copies, links to nothing and folders are neither resumed from nor deleted."""
+    paths = write_epochs(tmp_path, 1, 2, 3)
+    (tmp_path / "last_checkpoint").unlink()
+    shutil.copy(paths[2], tmp_path / "epoch_3_copy.pth")
+    shutil.copy(paths[2], tmp_path / "iter_4_copy.pth")
+    (tmp_path / "epoch_7.pth").symlink_to(tmp_path / "nothing.pth")
+    (tmp_path / "epoch_0.pth").mkdir()
+    assert files.find_last(tmp_path) == paths[2]
+    CheckpointHook(max_keep=1)._drop_old(paths[2], 3, 9)
+    left = ["epoch_0.pth", "epoch_3.pth", "epoch_3_copy.pth", "epoch_7.pth", "iter_4_copy.pth"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+
+
+@pytest.mark.parametrize("content", [b"\0\0\0", b"\xff\xfe", b"e" * 5000])
+def test_a_damaged_pointer_is_passed_over(tmp_path: Path, content: bytes) -> None:
+    paths = write_epochs(tmp_path, 1, 2)
+    (tmp_path / "last_checkpoint").write_bytes(content)
+    assert files.pointed_at(tmp_path) is None and files.find_last(tmp_path) == paths[1]
+
+
+# -- when it is written ------------------------------------------------------------------------------------------------
+
+
+class Steps:
+    """A runner of six iterations an epoch, as far as the hook looks at one."""
+
+    def __init__(self, folder: Path, epochs: int, resumed_from: Path | None = None) -> None:
+        self.work_dir, self.resumed_from = str(folder), resumed_from
+        self.max_epochs, self.epoch, self.iter = epochs, 0, 0
+        self.train_dataloader = range(6)
+        self.train_loop = SimpleNamespace(epoch=0, batches_done=0)
+        self.optim_wrapper = SimpleNamespace(should_update=lambda: True)
+        self.said: list[str] = []
+        self.logger = SimpleNamespace(warning=self.said.append)
+        self.saved: list[str] = []
+
+    def call_hook(self, name: str) -> None:
+        pass
+
+    def write_checkpoint(self, path: Path, **options: Any) -> None:
+        path.write_bytes(b"")
+        self.saved.append(path.name)
+
+    def epochs(self, hook: CheckpointHook, number: int) -> None:
+        for _ in range(number):
+            for batch in range(6):
+                hook.after_train_iter(self, batch)  # type: ignore[arg-type]
+                self.iter += 1
+            hook.after_train_epoch(self)
+            self.epoch = self.train_loop.epoch = self.epoch + 1
+
+
+def test_an_interval_that_meets_the_end_of_an_epoch(tmp_path: Path) -> None:
+    """Every four of six iterations, epochs kept every third: nowhere are more than four lost."""
+    hook, run = CheckpointHook(interval=3, every_iters=4), Steps(tmp_path, 4)
+    run.epochs(hook, 4)
+    assert run.saved == [
+        "iter_4.pth",
+        "iter_8.pth",
+        "iter_12.pth",
+        "iter_16.pth",
+        "epoch_3.pth",
+        "iter_20.pth",
+        "epoch_4.pth",
+    ]
+    hook, run = CheckpointHook(interval=10, every_iters=6), Steps(tmp_path, 20)
+    run.epochs(hook, 2)
+    assert run.saved == ["iter_6.pth", "iter_12.pth"]
+
+
+def test_the_last_epoch_of_a_run_that_is_stopped_early(tmp_path: Path) -> None:
+    hook, run = CheckpointHook(interval=5), Steps(tmp_path, 20)
+    run.epochs(hook, 7)
+    hook.after_train(run)
+    assert run.saved == ["epoch_5.pth", "epoch_7.pth"]
+    hook.after_train(run)
+    assert len(run.saved) == 2
+
+
+def test_a_signal_saves_over_the_file_of_an_earlier_run(tmp_path: Path) -> None:
+    (tmp_path / "epoch_1.pth").write_bytes(b"of another run")
+    hook, run = CheckpointHook(interval=5), Steps(tmp_path, 20)
+    hook.before_train(run)
+    run.epochs(hook, 1)
+    assert hook.save_now(run) == tmp_path / "epoch_1.pth" and run.saved == ["epoch_1.pth"]
+    assert hook.save_now(run) == tmp_path / "epoch_1.pth" and len(run.saved) == 1  # nothing trained since
+
+
+def test_files_of_another_run_in_the_folder_do_not_count(tmp_path: Path) -> None:
+    """Begun anew beside epochs 8 and 9: two of its own are kept."""
+    for number in (8, 9):
+        (tmp_path / f"epoch_{number}.pth").touch()
+    hook, run = CheckpointHook(max_keep=2), Steps(tmp_path, 20)
+    run.epochs(hook, 4)
+    assert [number for number, _ in files.numbered(tmp_path, "epoch")] == [3, 4, 8, 9]
+
+
+def test_validations_of_another_run_do_not_count(tmp_path: Path) -> None:
+    """Else an epoch of the new run that was killed before its validation would pass for validated."""
+    for epoch, best in ((1, 1), (2, 2), (3, 2)):
+        files.note_validation(tmp_path, epoch, {"best_score": 0.1, "best_epoch": best})
+    run = Steps(tmp_path, 20, resumed_from=tmp_path / "epoch_1.pth")
+    run.epoch = 1
+    CheckpointHook().before_train(run)
+    assert list(files.read_validations(tmp_path)) == ["1"] and "best.pth is of a later epoch than 1" in run.said[0]
+    CheckpointHook().before_train(Steps(tmp_path, 20, resumed_from=tmp_path / "elsewhere" / "epoch_1.pth"))
+    assert files.read_validations(tmp_path) == {}
+
+
+@pytest.mark.parametrize(("state", "patience", "stops"), [
+    ({"waited": 3, "stopped": True, "patience": 3}, 3, True),
+    ({"waited": 3, "stopped": True, "patience": 3}, 5, False),  # raised to go on
+    ({"waited": 2, "stopped": False, "patience": 3}, 1, False),
+    ({"waited": 1, "stopped": True, "patience": 3}, 9, True),  # by its threshold
+    ({"waited": 3, "stopped": True}, 9, True),  # written before patience was
+])  # fmt: skip
+def test_early_stopping_with_another_patience(state: dict[str, Any], patience: int, stops: bool) -> None:
+    run = SimpleNamespace(progress={"early_stopping": {"best": 0.5, **state}}, train_loop=SimpleNamespace())
+    EarlyStoppingHook("coco/AP", patience=patience).before_train(run)
+    assert run.train_loop.stop_training is stops
+
+
+def test_classes_in_another_order_are_not_resumed() -> None:
+    run = SimpleNamespace(metadata={"classes": ["cat", "dog"]})
+    require_same_classes(run, "a.pth", {"classes": ["cat", "dog"]})
+    with pytest.raises(WeightsError, match=r"\['dog', 'cat'\], in this order, the data have \['cat', 'dog'\]"):
+        require_same_classes(run, "a.pth", {"classes": ["dog", "cat"]})
+
+
+def test_what_a_resumed_run_keeps_is_said(tiny_config: Any, trained: Any, tmp_path: Path) -> None:
+    """Options of the optimizer are the saved ones, another seed is another run, and nothing left to do is said."""
+    options = {"optim_wrapper.optimizer.weight_decay": 0.5, "randomness.seed": 7, "default_hooks.pictures": None}
+    last = str(trained.work_dir / "epoch_3.pth")
+    train(tiny_config("kept"), work_dir=str(tmp_path / "run"), resume=last, options=options)
+    (log,) = (tmp_path / "run").glob("*/*.log")
+    text = log.read_text()
+    assert re.search(r"weight_decay stays [\d.]+, the config says 0\.5", text) and "initial_lr" not in text
+    assert "the seed was 0 and is 7" in text and "nothing is left to train: 3 of 3 epochs are done" in text
+
+
 # -- what may be resumed and loaded ------------------------------------------------------------------------------------
 
 
@@ -211,6 +356,8 @@ def test_best_is_no_point_to_resume_from(tiny_config: Any, trained: Any, tmp_pat
         ({"model.fpn_cells": 2}, "tensors that .* needs"),
         ({"default_hooks.ema": None}, "moving average"),
         ({"param_scheduler": []}, "1 schedules, the config 0"),
+        ({"optim_wrapper.optimizer.type": "Adam"}, "state of AdamW over .* this run's is Adam over"),
+        ({"optim_wrapper.paramwise_cfg.norm_decay_mult": 0.5}, "AdamW over .* groups .* this run's is AdamW over"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

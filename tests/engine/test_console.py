@@ -20,10 +20,18 @@ from effdense.engine.config import load_config
 from effdense.engine.console_lines import change, describe_step, short
 from effdense.engine.hooks import CheckpointHook, ConsoleHook
 from effdense.engine.hooks.console import LiveBar
-from effdense.engine.logging_setup import console_handler, live_console, logging_plan, only, to_file_only, with_console
+from effdense.engine.logging_setup import (
+    WandbBackend,
+    console_handler,
+    live_console,
+    logging_plan,
+    only,
+    to_file_only,
+    with_console,
+)
 from effdense.engine.run import train
 from effdense.errors import ConfigError, MissingExtra
-from tests.engine.conftest import WriteConfig
+from tests.engine.conftest import Run, WriteConfig, read_log
 from tests.engine.test_run import log_text
 
 # -- whole runs --------------------------------------------------------------------------------------------------------
@@ -47,7 +55,7 @@ def test_a_run_without_a_terminal(tiny_config: WriteConfig, tmp_path: Path, caps
     rows = [line for line in lines if "coco/AP ." in line]
     assert len(rows) == 2 and "epoch 1/2  coco/AP" in rows[0] and "(first)" in rows[0] and "AP50 ." in rows[0]
     assert "best" in rows[1]
-    assert "images/s" in lines[losses[0]] and "(cls " in lines[losses[0]] and "eta 0:00:" in lines[losses[0]]
+    assert "images/s" in lines[losses[0]] and "(cls " in lines[losses[0]] and "eta 0:" in lines[losses[0]]
     assert len(lines) <= losses[0] + 12 + 2 + 1
     assert "Hooks will be" not in text and "Epoch(train)" not in text and "Exp name" not in text
     kept = log_text(work_dir)
@@ -270,3 +278,20 @@ def test_a_misspelt_key_is_refused_and_nothing_is_written(tiny_config: WriteConf
     with pytest.raises(ConfigError, match=r"logging\.console"):
         train(config, work_dir=str(tmp_path / "run"), options={"logging.console": "fancy"})
     assert not (tmp_path / "run").exists()
+
+
+def test_training_and_validation_share_an_axis(trained: Run) -> None:
+    """TensorBoard, W&B and MLflow get both by iteration, and the times of validation under names of their own."""
+    rows = read_log(trained.work_dir)
+    assert [row["step"] for row in rows if "coco/AP" in row] == [6, 12, 18]
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 19))
+    assert all("val/time" in row and "time" not in row for row in rows if "coco/AP" in row)
+
+
+def test_wandb_gets_the_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    backend = object.__new__(WandbBackend)
+    backend._wandb = SimpleNamespace(log=lambda values, step: sent.append((step, values)))
+    backend._env_initialized = True
+    backend.add_scalars({"loss": 1.0}, step=12, file_path="vis_data/1.json")
+    assert sent == [(12, {"loss": 1.0})]

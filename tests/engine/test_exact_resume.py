@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from effdense.engine.distributed import restarted_since
 from effdense.engine.loop import SkippingSampler
 from effdense.engine.run import train
 from effdense.errors import RunError, WeightsError
-from tests.engine.conftest import ROOT, WriteConfig, read_log
+from tests.engine.conftest import ROOT, WriteConfig, child_environment, read_log
 from tests.engine.test_distributed import free_port
 from tests.engine.test_run import assert_same_state
 
@@ -48,7 +50,7 @@ custom_hooks = [dict(type="Deadly")]
 
 def run(config: Path, work_dir: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tools" / "train.py"), str(config), "--work-dir", str(work_dir), *options]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    variables = child_environment(**{"OMP_NUM_THREADS": "1", **environment})
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
 
 
@@ -135,6 +137,67 @@ def test_asked_to_end(tiny_config: WriteConfig, straight: Any, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_asked_to_end_before_a_validation(tiny_config: WriteConfig, straight: Any, tmp_path: Path) -> None:
+    """Which may take longer than whoever asked will wait: it comes first after the resume."""
+    config = tiny_config("term", DETECTION)
+    work_dir = tmp_path / "run"
+    ended = run(config, work_dir, TERM_AT="6")
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr[-2000:]
+    assert (work_dir / "epoch_1.pth").is_file() and not (work_dir / "best.pth").exists()
+    resumed = run(config, work_dir, "--resume")
+    finished(resumed)
+    assert "was not validated" in resumed.stdout + resumed.stderr
+    for name in ("epoch_2.pth", "best.pth"):
+        assert_same_state(work_dir / name, straight(config) / name)
+
+
+@pytest.mark.slow
+def test_a_run_begun_anew_in_the_folder_of_another(tiny_config: WriteConfig, straight: Any, tmp_path: Path) -> None:
+    """Said; and the other's validations do not pass for those of this one, which is killed before its first."""
+    config = tiny_config("anew", DETECTION)
+    deadly = config.read_text().replace(
+        "class _Deadly(_Hook):",
+        "class _Deadly(_Hook):\n    def before_val_epoch(self, runner):\n"
+        "        if _os.environ.get('KILL_VAL') == str(runner.epoch): _os.kill(_os.getpid(), _signal.SIGKILL)",
+    )
+    config.write_text(deadly)
+    work_dir = tmp_path / "run"
+    finished(run(config, work_dir, "--cfg-options", "randomness.seed=3"))
+    anew = run(config, work_dir, KILL_VAL="1")
+    assert anew.returncode == -signal.SIGKILL and "checkpoints of an earlier run" in anew.stdout + anew.stderr
+    resumed = run(config, work_dir, "--resume")
+    finished(resumed)
+    assert "was not validated" in resumed.stdout + resumed.stderr
+    for name in ("epoch_2.pth", "best.pth"):
+        assert_same_state(work_dir / name, straight(config) / name)
+
+
+@pytest.mark.slow
+def test_a_schedule_that_follows_validation(tiny_config: WriteConfig, tmp_path: Path) -> None:
+    """It steps after its epoch was saved; extended, it stays where the scores have brought it."""
+    config = tiny_config(
+        "plateau",
+        """
+default_hooks.update(pictures=None)
+optim_wrapper = dict(_delete_=True, optimizer=dict(type="SGD", lr=0.001))
+param_scheduler = [dict(type="ReduceOnPlateauLR", monitor="coco/AP", rule="greater", factor=0.5, patience=0,
+                        threshold=10.0)]
+""",
+    )
+    train(config, work_dir=str(tmp_path / "straight"))
+    for name, epochs in (("resumed", 3), ("longer", 4)):
+        options = {"train_cfg.max_epochs": epochs}
+        shutil.copytree(tmp_path / "straight", tmp_path / name)
+        (tmp_path / name / "last_checkpoint").write_text("epoch_2.pth")
+        train(config, work_dir=str(tmp_path / name), resume=True, options=options)
+        again, once = (files.load(tmp_path / run_name / "epoch_3.pth") for run_name in (name, "straight"))
+        assert [group["lr"] for group in again["optimizer"]["param_groups"]] == [0.0005]
+        assert all(torch.equal(again["train_state_dict"][k], v) for k, v in once["train_state_dict"].items())
+    validations = [json.loads((tmp_path / n / "validations.json").read_text()) for n in ("straight", "resumed")]
+    assert validations[0] == validations[1]
+
+
+@pytest.mark.slow
 def test_killed_between_saving_and_validating(tiny_config: WriteConfig, straight: Any, tmp_path: Path) -> None:
     config = tiny_config("unvalidated", DETECTION)
     deadly = config.read_text().replace(
@@ -210,13 +273,15 @@ param_scheduler = [
 # -- several processes -------------------------------------------------------------------------------------------------
 
 
-def ranks(config: Path, work_dir: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Two processes under torchrun."""
-    command = ["bash", str(ROOT / "tools" / "dist_train.sh"), str(config), "2", "--work-dir", str(work_dir), *options]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **variables}
-    return subprocess.run(
-        command, env={**env, "PORT": str(free_port())}, capture_output=True, text=True, timeout=400, check=False
-    )
+def ranks(
+    config: Path, work_dir: Path, *options: str, processes: int = 2, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Processes under torchrun."""
+    script = ["bash", str(ROOT / "tools" / "dist_train.sh"), str(config), str(processes)]
+    command = [*script, "--work-dir", str(work_dir), *options]
+    fixed = {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "PORT": str(free_port())}
+    env = child_environment(**{**fixed, **variables})
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=400, check=False)
 
 
 @pytest.mark.slow
@@ -310,7 +375,9 @@ def test_what_makes_no_sense_as_an_archive_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "epoch_1.pth"
     files.save_atomically({"format": files.FORMAT, "meta": {}, "values": torch.arange(8.0)}, path)
     whole = path.read_bytes()
-    for place in range(0, len(whole), 7):
+    # Byte 38 of an entry of the directory may say that it is a folder: torch would read nothing for the tensor.
+    entries = [match.start() + 38 for match in re.finditer(b"PK\x01\x02", whole)]
+    for place in [*range(0, len(whole), 7), *entries]:
         content = bytearray(whole)
         content[place] ^= 0xFF
         path.write_bytes(content)

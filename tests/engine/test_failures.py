@@ -106,6 +106,7 @@ def test_what_is_a_bug_stays_a_traceback(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"^shapes differ$"), explained(runner_in(tmp_path)):
         raise RuntimeError("shapes differ")
     (tmp_path / files.POINTER).write_text("epoch_3.pth")
+    (tmp_path / "epoch_3.pth").touch()
     said = r"^bad\.jpg is empty\. The newest checkpoint is .*epoch_3\.pth: go on with"
     with pytest.raises(DataError, match=said), explained(runner_in(tmp_path)):
         raise DataError(

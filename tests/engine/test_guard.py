@@ -101,17 +101,34 @@ def test_a_gradient_can_be_worse_than_its_loss() -> None:
     assert model.weight.item() == 1.0 and wrapper.guard is not None and not bool(wrapper.guard.finite)
 
 
-def test_statistics_are_put_back() -> None:
+@pytest.mark.parametrize("may_read", [True, False])
+def test_statistics_are_put_back(may_read: bool) -> None:
     network = nn.BatchNorm1d(2)
     kept = KeptBuffers(network)
     kept.take()
     network(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     good = network.running_mean.clone()
-    kept.settle(torch.tensor(True))
+    kept.settle(torch.tensor(True), may_read)
     network(torch.full((2, 2), NAN))
     assert network.running_mean.isnan().all()
-    kept.settle(torch.tensor(False))
+    kept.settle(torch.tensor(False), may_read)
     assert torch.equal(network.running_mean, good) and network.running_var.isfinite().all()
+
+
+def test_statistics_of_any_shape_and_none() -> None:
+    network = nn.Module()
+    network.register_buffer("map", torch.arange(6.0).view(1, 2, 3).transpose(1, 2))
+    network.register_buffer("row", torch.tensor([7.0, 8.0]))
+    kept = KeptBuffers(network)
+    kept.take()
+    before = network.map.clone()
+    for buffer in network.buffers():
+        buffer.fill_(NAN)
+    kept.settle(torch.tensor(False))
+    assert torch.equal(network.map, before) and network.row.tolist() == [7.0, 8.0]
+    empty = KeptBuffers(nn.Linear(1, 1))
+    empty.take()
+    empty.settle(torch.tensor(True))
 
 
 # -- the hook ----------------------------------------------------------------------------------------------------------
@@ -197,6 +214,34 @@ def test_other_processes_name_the_one_that_met_it(tmp_path: Path, monkeypatch: p
         watch(GuardHook(), fake_runner(tmp_path, plain_wrapper(), "guard_ranks"), [1.0])
 
 
+@pytest.mark.parametrize("non_finite", ["stop", "skip"])
+def test_float16_that_finds_no_scale_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, non_finite: str
+) -> None:
+    """Gradients that are never finite would have the scaler leave out every step, and the run train nothing."""
+    monkeypatch.setattr("effdense.engine.hooks.guard.write_evidence", lambda *rest: tmp_path / "iter_0.pth")
+    wrapper = plain_wrapper()
+    wrapper.scaler._scale = torch.tensor(2.0**16)
+    hook, runner = GuardHook(non_finite), fake_runner(tmp_path, wrapper, f"guard_scale_{non_finite}")
+    watch(hook, runner, [1.0] * 5)
+    wrapper.scaler._scale.fill_(2.0**-14)
+    with pytest.raises(RunError, match=r"float16 are not finite whatever the scale of the loss is \(6e-05\)"):
+        watch(hook, runner, [1.0])
+
+
+def test_the_scale_is_that_of_the_iteration(tmp_path: Path) -> None:
+    """The scaler changes it in place at its end."""
+    wrapper = plain_wrapper()
+    wrapper.scaler._scale = torch.tensor(8.0)
+    hook, runner = GuardHook(), fake_runner(tmp_path, wrapper, "guard_scale_then")
+    hook.before_train(runner)
+    hook._every = 100
+    hook.before_train_iter(runner, 0)
+    wrapper.scaler._scale.mul_(0.5)
+    hook.after_train_iter(runner, 0, {}, {"loss": torch.tensor(1.0)})
+    assert hook._seen[0].scale == 8.0
+
+
 @pytest.mark.parametrize("options", [{"non_finite": "ignore"}, {"max_skips": 0}, {"interval": 2.5}])
 def test_options_that_cannot_be(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"GuardHook.{next(iter(options))}"):
@@ -207,6 +252,8 @@ def test_pictures_with_targets_that_are_not_finite() -> None:
     boxes = torch.zeros(2, 3, 4)
     boxes[1, 2, 0] = NAN
     assert non_finite_rows({"boxes": boxes, "paths": ["a.jpg", "b.jpg"]}) == ["boxes of b.jpg"]
+    others = {"weight": torch.tensor([NAN, 1.0]), "share": torch.tensor(NAN), "paths": ["a.jpg", "b.jpg"]}
+    assert non_finite_rows(others) == ["weight of a.jpg"]
 
 
 @pytest.mark.parametrize("non_finite", ["stop", "skip"])
@@ -356,6 +403,9 @@ def test_a_file_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[
     torch.save({"a": torch.ones(1)}, tmp_path / "a.pth")
     with pytest.raises(WeightsError, match="not written by GuardHook"):
         read_evidence(tmp_path / "a.pth")
+    torch.save({"format": evidence.FORMAT, "meta": {}, "seed": 0}, tmp_path / "part.pth")
+    with pytest.raises(WeightsError, match=r"part\.pth is incomplete: it has no model, .*batch, .*state_dict"):
+        read_evidence(tmp_path / "part.pth")
     assert main(["debug", "replay", str(tmp_path / "absent.pth")]) == 2
     assert "no weight file" in capsys.readouterr().err
 

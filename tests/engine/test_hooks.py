@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.hooks import RuntimeInfoHook as StockRuntimeInfoHook
 from mmengine.logging import MessageHub
+from mmengine.runner import get_priority
 from torch import Tensor, nn
 
 from effdense.data import read_image
@@ -19,6 +20,7 @@ from effdense.engine.hooks import (
     CheckpointHook,
     EarlyStoppingHook,
     EMAHook,
+    MetricsFileHook,
     PicturesHook,
     PreciseBNHook,
     RuntimeInfoHook,
@@ -196,9 +198,11 @@ def test_precise_bn_refuses_nonsense() -> None:
 
 
 def test_hooks_run_in_the_order_that_saving_relies_on() -> None:
-    """Statistics are measured, then averaged over processes, and only then is the epoch saved."""
-    order = [PreciseBNHook(), SyncBuffersHook(), EMAHook(), PicturesHook(), CheckpointHook()]
-    numbers = [{"HIGH": 30, "ABOVE_NORMAL": 40, "NORMAL": 50, "LOW": 70, "VERY_LOW": 90}[h.priority] for h in order]
+    """Statistics are measured, then averaged over processes, and only then is the epoch saved; the curves that are
+    drawn have the row of the validation.
+    """
+    order = [PreciseBNHook(), SyncBuffersHook(), EMAHook(), MetricsFileHook(), PicturesHook(), CheckpointHook()]
+    numbers = [get_priority(hook.priority) for hook in order]
     assert numbers == sorted(numbers)
 
 
@@ -307,7 +311,8 @@ class FakeRunner:
         self.train_loop = SimpleNamespace(max_epochs=max_epochs)
         self.progress: dict[str, Any] = {}
         self.is_training_run = True
-        self.logger = SimpleNamespace(info=lambda text: None)
+        self.logger = SimpleNamespace(info=lambda text: None, warning=lambda text: None)
+        self.resumed_from, self.param_schedulers = None, []
         self.train_dataloader = range(10)
         self.optim_wrapper = SimpleNamespace(should_update=lambda: (self.iter + 1) % self.window == 0)
         self.iter, self.window = 0, 1
@@ -441,7 +446,7 @@ def test_a_metric_that_is_not_reported_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_runs_pictures_show_something(trained: Any) -> None:
-    for name in ("train_batch.jpg", "val_predictions.jpg"):
+    for name in ("train_batch_0.jpg", "val_predictions.jpg"):
         picture = read_image(trained.work_dir / "pictures" / name)
         assert min(picture.shape[:2]) > 200
         assert picture.std() > 20 and len(np.unique(picture[::4, ::4].reshape(-1, 3), axis=0)) > 1000

@@ -112,7 +112,7 @@ val_dataloader["group_by_aspect"] = True
         ('train_dataloader["group_by_aspect"] = 3', "True or False"),
         ('model["multi_scale"] = dict(lo=0.5)', "unknown key model.multi_scale.lo"),
         ('model["multi_scale"] = dict(low=0.9, high=1.1)', "to choose from"),
-        ('model["multi_scale"] = True', "must be dict"),
+        ('model["multi_scale"] = True', "must be a dict"),
     ],
 )
 def test_faults_are_said_before_anything_is_written(tiny_config: Any, tmp_path: Path, more: str, said: str) -> None:
@@ -125,7 +125,7 @@ def test_faults_are_said_before_anything_is_written(tiny_config: Any, tmp_path: 
     ("more", "said"),
     [
         ("transforms[0]['interpolation'] = 'lanczos'", "interpolation must be one of"),
-        ("transforms[0]['scale'] = 2", r"ScaleJitterCrop\.scale must be \(low, high\)"),
+        ("transforms[0]['scale'] = 2", r"ScaleJitterCrop\.scale must be"),
         ("transforms[0]['class_ratio_cap'] = .5", "looks at the classes of a mask"),
         ("transforms[1]['prob'] = 'a'", r"HorizontalFlip\.prob must be a number"),
         ("transforms.append('Mosaic')", "must be a list"),

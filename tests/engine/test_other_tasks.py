@@ -123,9 +123,11 @@ def test_resume_changes_nothing(trained: Trained, tmp_path: Path, monkeypatch: p
 def test_the_table_and_the_pictures(trained: Trained, again: Any, tmp_path: Path) -> None:
     scores = again(show_dir=str(tmp_path))
     assert "star" in scores.table()
-    drawn = [trained.work_dir / "pictures" / f"{name}.jpg" for name in ("train_batch", "val_predictions")]
+    drawn = sorted((trained.work_dir / "pictures").iterdir())
+    names = ["curves.png", "labels.png", *(f"train_batch_{i}.jpg" for i in range(3)), "val_predictions.jpg"]
+    assert [path.name for path in drawn] == names
     drawn += sorted(tmp_path.glob("*.jpg"))
-    assert len(drawn) == 2 + SPLITS["val"] and all(read_image(path).std() > 5 for path in drawn)
+    assert len(drawn) == len(names) + SPLITS["val"] and all(read_image(path).std() > 5 for path in drawn)
 
 
 def test_what_out_writes(trained: Trained, again: Any, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_a_palette_travels_from_the_data_to_the_results(tmp_path: Path, monkeypa
     evaluate(config, str(run / "best.pth"), work_dir=str(tmp_path / "again"), show_dir=str(tmp_path / "shown"))
     pages = sorted((tmp_path / "shown").glob("*.jpg"))
     assert [page.stem[:5] for page in pages] == ["00000", "00001", "00002"]
-    for picture in (run / "pictures" / "train_batch.jpg", run / "pictures" / "val_predictions.jpg", pages[0]):
+    for picture in (run / "pictures" / "train_batch_0.jpg", run / "pictures" / "val_predictions.jpg", pages[0]):
         drawn = read_image(picture)
         assert all(has_color(drawn, color) for color in PALETTE[1:])  # at least in the legend
     image = read_image(tmp_path / "shapes" / "val" / "000001.jpg")

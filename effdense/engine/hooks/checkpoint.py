@@ -13,6 +13,7 @@ from effdense.engine import checkpoint as files
 from effdense.engine.distributed import rank_and_world
 from effdense.engine.early import RunPlan
 from effdense.engine.registry import HOOKS
+from effdense.engine.schedule_replay import validated_schedules
 from effdense.errors import ConfigError, did_you_mean
 
 
@@ -28,6 +29,9 @@ class CheckpointHook(Hook):
         greater_is_better: direction of ``save_best``.
         every_iters: also save inside an epoch, every so many iterations, as ``iter_N.pth``; the newest is kept until
             an epoch's file comes after it. A killed run loses at most that much.
+
+    Whatever ends a training early (``EarlyStoppingHook``), its last epoch is saved, too. Files with higher numbers than
+    the newest, which a run leaves that was begun anew or resumed further back, stay until they are written over.
 
     The new file is complete on disk before the pointer moves to it, and the pointer moves before an old file goes, so
     a kill at any point leaves a checkpoint that resumes.
@@ -49,6 +53,8 @@ class CheckpointHook(Hook):
             raise ConfigError(f"CheckpointHook.every_iters is a number of iterations or None, got {every_iters!r}.")
         self.every_iters = every_iters
         self._waits = False
+        self._unsaved = False  # whether something was trained since the newest file
+        self._newest: Path | None = None
         self.interval = interval
         self.max_keep = max_keep
         self.save_best = save_best
@@ -66,43 +72,62 @@ class CheckpointHook(Hook):
             )
 
     def before_train(self, runner: Any) -> None:
-        if rank_and_world()[0] == 0:
-            files.remove_stale(Path(runner.work_dir))
+        self._unsaved = False
+        if rank_and_world()[0] != 0:
+            return
+        folder, source = Path(runner.work_dir), runner.resumed_from
+        files.remove_stale(folder)
+        goes_on = source is not None and source.parent.resolve() == folder.resolve()
+        later = files.forget_validations(folder, runner.epoch if goes_on else 0)
+        if goes_on and any(one.get("best_epoch", 0) > runner.epoch for one in later.values()):
+            runner.logger.warning(
+                f"best.pth is of a later epoch than {runner.epoch}, where this run goes on, and will be replaced by "
+                "the best from here on; copy it to keep it."
+            )
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        if self.every_iters is None or batch_idx + 1 == len(runner.train_dataloader):
+        self._unsaved = True
+        if self.every_iters is None:
             return
         self._waits = self._waits or (runner.iter + 1) % self.every_iters == 0
+        if batch_idx + 1 == len(runner.train_dataloader):
+            return  # the epoch is completed first
         if self._waits and runner.optim_wrapper.should_update():  # gradients of a window are in no file
             self._waits = False
             self._save(runner, runner.epoch, batch_idx + 1)
 
     def after_train_epoch(self, runner: Any) -> None:
-        self._waits = False
+        waits, self._waits = self._waits, False
         if self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner):
             self._save(runner, runner.epoch + 1)
+        elif waits:  # between two that are kept
+            self._save(runner, runner.epoch + 1, in_passing=True)
+
+    def after_train(self, runner: Any) -> None:
+        if self._unsaved:  # ended before its last epoch
+            self._save(runner, runner.epoch)
 
     def save_now(self, runner: Any) -> Path:
         """Save between two steps, or between two epochs, whatever the interval; returns the file."""
         loop = runner.train_loop
-        path = self._path(runner, loop.epoch, loop.batches_done)
-        if loop.batches_done or not path.is_file():
-            self._save(runner, loop.epoch, loop.batches_done)
-        return path
+        if self._unsaved or self._newest is None:
+            return self._save(runner, loop.epoch, loop.batches_done)
+        return self._newest
 
-    def _path(self, runner: Any, epoch: int, batches_done: int) -> Path:
+    def _save(self, runner: Any, epoch: int, batches_done: int = 0, *, in_passing: bool = False) -> Path:
+        """Save as ``epoch_N.pth``, inside an epoch or ``in_passing`` as ``iter_N.pth``; returns the file."""
         iteration = epoch * len(runner.train_dataloader) + batches_done
-        return Path(runner.work_dir, f"iter_{iteration}.pth" if batches_done else f"epoch_{epoch}.pth")
-
-    def _save(self, runner: Any, epoch: int, batches_done: int = 0) -> None:
-        path = self._path(runner, epoch, batches_done)
+        name = f"iter_{iteration}.pth" if batches_done or in_passing else f"epoch_{epoch}.pth"
+        path = Path(runner.work_dir, name)
         runner.call_hook("before_checkpoint")
         runner.write_checkpoint(path, epoch=epoch, batches_done=batches_done, training_state=True)
         if rank_and_world()[0] == 0:
             files.write_pointer(path.parent, path)
-            self._drop_old(path.parent, path)
+            self._drop_old(path, epoch, iteration)
+        self._unsaved, self._newest = False, path
+        return path
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         if not metrics or not runner.is_training_run:
@@ -112,7 +137,8 @@ class CheckpointHook(Hook):
             name = next(iter(metrics)) if self.save_best == "auto" else self.save_best
             self._keep_best(runner, name, metrics)
         if rank_and_world()[0] == 0:
-            files.note_validation(Path(runner.work_dir), runner.epoch, runner.progress)
+            noted = {**runner.progress, **validated_schedules(runner.param_schedulers or [])}
+            files.note_validation(Path(runner.work_dir), runner.epoch, noted)
 
     def _keep_best(self, runner: Any, name: str, metrics: dict[str, float]) -> None:
         value = float(metrics[name])
@@ -126,17 +152,12 @@ class CheckpointHook(Hook):
         runner.write_checkpoint(path, epoch=runner.epoch, training_state=False, metrics=metrics)
         runner.logger.info(f"best {name} {value:.4f} at epoch {runner.epoch}: {path.name}")
 
-    def _drop_old(self, folder: Path, newest: Path) -> None:
-        for old in folder.glob("iter_*.pth"):
-            if old != newest:
-                old.unlink(missing_ok=True)
-        if self.max_keep == 0:
-            return
-        saved = sorted(folder.glob("epoch_*.pth"), key=_epoch_of)
-        for old in [path for path in saved if path != newest][: max(0, len(saved) - self.max_keep)]:
-            old.unlink(missing_ok=True)
-
-
-def _epoch_of(path: Path) -> int:
-    number = path.stem.removeprefix("epoch_")
-    return int(number) if number.isdigit() else -1
+    def _drop_old(self, newest: Path, epoch: int, iteration: int) -> None:
+        """Delete what is not to be kept of this run: what has higher numbers is of another."""
+        folder = newest.parent
+        old = [path for number, path in files.numbered(folder, "iter") if number <= iteration and path != newest]
+        if self.max_keep > 0:
+            saved = [path for number, path in files.numbered(folder, "epoch") if number <= epoch]
+            old += [path for path in saved if path != newest][: max(0, len(saved) - self.max_keep)]
+        for path in old:
+            path.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from effdense.engine.registry import HOOKS
 
 _REDRAW = 0.25  # seconds between two drawings of a bar
 _SHOWN = 3  # numbers of a validation in its row
+_TIMES = ("time", "data_time")
 
 
 class _Numbers(ProgressColumn):
@@ -179,8 +180,12 @@ class ConsoleHook(LoggerHook):
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         self.close()
-        with to_file_only(runner.logger):
-            super().after_val_epoch(runner, metrics)
+        tag, line = runner.log_processor.get_log_after_epoch(runner, len(runner.val_dataloader), "val")
+        runner.logger.info(line, extra=only("file"))
+        # Of the same axis as training's, and not under the names of its times.
+        scalars = {f"val/{name}" if name in _TIMES else name: value for name, value in tag.items()}
+        step = runner.iter if runner.is_training_run else 0
+        runner.visualizer.add_scalars(scalars, step=step, file_path=self.json_log_path)
         if metrics and runner.is_training_run:
             took = time.perf_counter() - self._val_start
             row = self._row(runner, metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from mmengine.hooks import EarlyStoppingHook as _EarlyStoppingHook
@@ -19,6 +20,7 @@ class EarlyStoppingHook(_EarlyStoppingHook):
         The rest as in mmengine; ``min_delta`` is the least gain that counts.
 
     Its counters are kept beside the checkpoints, so a run that is killed and resumed ends where it would have ended.
+    A run that it has ended goes on with a larger ``patience``.
     """
 
     priority = "LOW"  # before the checkpoint hook writes down what is so far
@@ -30,7 +32,9 @@ class EarlyStoppingHook(_EarlyStoppingHook):
         state = runner.progress.get("early_stopping")
         if state is not None:
             self.wait_count, self.best_score = int(state["waited"]), float(state["best"])
-            runner.train_loop.stop_training = bool(state["stopped"])
+            by_patience = self.wait_count >= state.get("patience", math.inf)
+            stopped = self.wait_count >= self.patience if by_patience else bool(state["stopped"])
+            runner.train_loop.stop_training = stopped
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         if not runner.is_training_run:
@@ -40,4 +44,5 @@ class EarlyStoppingHook(_EarlyStoppingHook):
             "waited": self.wait_count,
             "best": self.best_score,
             "stopped": runner.train_loop.stop_training,
+            "patience": self.patience,
         }

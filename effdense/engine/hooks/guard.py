@@ -19,6 +19,9 @@ from effdense.engine.hooks.ema import unwrap
 from effdense.engine.registry import HOOKS
 from effdense.errors import ConfigError, RunError
 
+# The scaler of float16 halves its scale in every step whose gradients are not finite; below this the scale is not to
+# blame (fairseq's --min-loss-scale).
+LEAST_SCALE = 1e-4
 HELD_BYTES = 256 * 2**20  # batches that wait to be judged; one that has left them is read from its files again
 
 
@@ -35,8 +38,9 @@ class GuardHook(Hook):
 
     Nothing is saved or validated before a look. Weights and BatchNorm statistics stay as they were before the batch: on
     a CPU, with fused optimizers, and in float16, whose scaler leaves out steps anyway and may find single gradients
-    that are not finite, which is its way of choosing a scale. Of other optimizers on a GPU, "skip" waits for the device
-    once a step, and "stop" finds the weights after the steps that followed.
+    that are not finite, which is its way of choosing a scale; one below ``LEAST_SCALE`` ends the run. Of other
+    optimizers on a GPU, "skip" waits for the device once a step, and "stop" finds the weights after the steps that
+    followed.
     """
 
     priority = "VERY_HIGH"
@@ -67,18 +71,19 @@ class GuardHook(Hook):
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         self.guard.begin()
         self._streams = random_streams()
+        scale = getattr(runner.optim_wrapper.scaler, "_scale", None)
+        self._scale = None if scale is None else scale.clone()
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         wrapper = runner.optim_wrapper
         if self.guard.finite is not None:
-            self._buffers.settle(self.guard.finite)
-        scale = getattr(wrapper.scaler, "_scale", None)
+            self._buffers.settle(self.guard.finite, self.guard.may_read)
         self._seen.append(
             Iteration(
                 runner.iter + 1, runner.epoch, batch_idx, self._streams, data_batch, wrapper.parts,
-                None if scale is None else scale.clone(),
+                self._scale,
                 {name: torch.as_tensor(value).detach() for name, value in (outputs or {}).items()},
                 self.guard.norm, wrapper.should_update(),
             )
@@ -109,13 +114,20 @@ class GuardHook(Hook):
         Raises: RunError.
         """
         waiting, self._seen = self._seen, deque()
-        named = [{**seen.outputs, **({} if seen.norm is None else {"grad_norm": seen.norm})} for seen in waiting]
+        named = []
+        for seen in waiting:
+            more = {"grad_norm": seen.norm, "loss_scale": seen.scale}
+            named.append({**seen.outputs, **{name: value for name, value in more.items() if value is not None}})
         tensors = [value.float().reshape(()) for values in named for value in values.values()]
         numbers = iter(torch.stack(tensors).tolist() if tensors else ())
         bad = None
         for seen, values in zip(waiting, named, strict=True):
             read = {name: next(numbers) for name in values}
             is_bad = not all(math.isfinite(read.get(name, 0.0)) for name in ("loss", "grad_norm"))
+            if read.get("loss_scale", 1.0) < LEAST_SCALE:
+                if self.non_finite == "skip":
+                    raise RunError(self._report(runner, seen, read, ""))
+                is_bad = True
             if self.non_finite == "stop":
                 if is_bad and bad is None:
                     bad = (seen, read)
@@ -181,7 +193,12 @@ class GuardHook(Hook):
 
 
 def _names(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} is {value}" for name, value in values.items() if not math.isfinite(value))
+    said = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    if values.get("loss_scale", 1.0) < LEAST_SCALE:
+        said.append(
+            f"gradients in float16 are not finite whatever the scale of the loss is ({values['loss_scale']:.1g})"
+        )
+    return ", ".join(said)
 
 
 def _few(words: list[str], limit: int = 8) -> str:

@@ -160,9 +160,10 @@ def keep_until(path: Path, iteration: int, *, validated: bool) -> None:
             number += 1
         path.rename(old)
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if _is_before(line, iteration, validated)]
-    if kept == lines:
+    # A crash of the machine may leave anything at the end: half a row, one without its line end, null bytes.
+    text = path.read_text(encoding="utf-8", errors="replace")
+    kept = [line for line in text.split("\n") if _is_before(line, iteration, validated)]
+    if text == "".join(f"{line}\n" for line in kept):
         return
     temporary = path.with_name(f".{path.name}.tmp.{os.getpid()}")
     with open(temporary, "w", encoding="utf-8") as file:
@@ -175,8 +176,8 @@ def keep_until(path: Path, iteration: int, *, validated: bool) -> None:
 def _is_before(line: str, iteration: int, validated: bool) -> bool:
     try:
         row = json.loads(line)
-        number = row["iter"]
-    except (ValueError, KeyError, TypeError):  # half a line, of a run that was killed
+        number = int(row["iter"])
+    except (ValueError, KeyError, TypeError):
         return False
     return number < iteration or (number == iteration and (validated or "lr" in row))
 

@@ -136,7 +136,7 @@ class ProgressiveLearningHook(Hook):
         shown = ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
         runner.logger.info(f"progressive learning, epoch {runner.epoch + 1}: stage {stage + 1}/{self.stages}, {shown}")
         scalars = {f"progressive/{k}": float(v[0] if isinstance(v, tuple) else v) for k, v in values.items()}
-        runner.visualizer.add_scalars({"progressive/stage": stage + 1, **scalars}, step=runner.epoch + 1)
+        runner.visualizer.add_scalars({"progressive/stage": stage + 1, **scalars}, step=runner.iter + 1)
 
     def _transforms_by_stage(self, transforms: Any) -> list[list[Any]]:
         """One list of transforms per stage; none where they stay as they are."""
