@@ -180,7 +180,7 @@ def test_masks_that_cannot_be_used(folder: Path, refused: Any, spoil: Callable[[
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("data_check.decode=-1", "decode must be a number of masks"),
+        ("data_check.decode=-1", "decode must be at least 0, got -1"),
         ("train_dataloader.dataset.ignore_index=2.5", "ignore_index must be a whole number, None or 'auto'"),
         ("train_dataloader.dataset.ignore_index=1", "ignore_index 1 is also the value of a class"),
         ("train_dataloader.dataset.mask_suffx=_L", "Did you mean 'mask_suffix'"),

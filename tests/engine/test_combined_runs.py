@@ -144,7 +144,7 @@ SHAPES = "type='CocoDetection', root='shapes', ann_file='a.json', image_dir='tra
         ),
         (
             "train_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDetection', datasets=['coco']))",
-            "datasets.0 must be a data set",
+            "must be a list, of a dict each, got",
         ),
         (
             PARTS + "train_dataloader = dict(dataset=dict(_delete_=True, type='MappedDetection', dataset=_train, "
