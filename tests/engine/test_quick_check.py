@@ -64,5 +64,5 @@ def test_files_says_how_many_are_opened(coco):
     assert splits(coco, "files=0")[0].report.findings == []
     with pytest.raises(DataError, match="truncated-image"):
         splits(coco, "files='all'")
-    with pytest.raises(ConfigError, match="data_check.files must be at least 0, got -1"):
+    with pytest.raises(ConfigError, match=r"data_check\.files must be at least 0, got -1"):
         splits(coco, "files=-1")
