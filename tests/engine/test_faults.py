@@ -263,7 +263,9 @@ def test_hung_rank(config: Path, data: Path, tmp_path: Path, harm: str) -> None:
     assert result.returncode != 0 and time.monotonic() - start < 300
     lines = [line for line in result.stderr.splitlines() if line.startswith("RunError: ")]
     assert len(lines) == 1, result.stderr[-4000:]
-    assert "no word for 40 s from rank 1 on " in lines[0] and "epoch 2, iteration 4" in lines[0], lines[0]
+    assert "no word for 40 s from rank 1 on " in lines[0], lines[0]
+    # A stopped process was last heard of up to two seconds before it, which may be some iterations.
+    assert "epoch 2, iteration 4" in lines[0] if harm == "HANG" else "last seen" in lines[0], lines[0]
     assert ("faults.py" in lines[0]) == (harm == "HANG") and ("does not answer" in lines[0]) == (harm == "STOP")
     assert "iter_3.pth" not in lines[0] and "epoch_1.pth: go on with --resume" in lines[0]
 
